@@ -1,0 +1,178 @@
+"""How an implementation may round: declared, never guessed.
+
+`Numerics` names the accumulator of the matrix unit, the type at every rounding point and
+the errors of the elementary functions. `oracle.bounds` turns it into an interval for
+every element of every tap. Two implementations that differ only here are both right.
+
+Sources: Fasi, Higham, Mikaitis, Pranesh 2021 (V100, T4, A100); Khattak, Mikaitis 2026 and
+MMA-Sim 2511.10909 (Hopper, Ada, Blackwell); CUDA C++ Programming Guide, table of maximum
+errors of the mathematical functions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from oracle.spec import choose
+
+AccumulatorRounding = Literal["nearest", "truncate"]
+Subnormals = Literal["keep", "flush"]
+CombineOrder = Literal["any", "slot", "expert"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulator:
+    """One step of a matrix unit: `terms` products and the running sum are added.
+
+    Each term is cut to a multiple of 2**(E - fraction), E the largest exponent among
+    them; the exact sum of those is cut to `out_fraction` fraction bits. ``truncate``
+    cuts toward zero (tensor cores); ``nearest`` rounds half to even (FFMA, CPUs), where
+    the terms themselves are not cut. After `promote` products (0: never) the running sum
+    is added into an fp32 register rounded to nearest, and starts again from zero.
+    """
+
+    name: str
+    terms: int
+    fraction: int
+    out_fraction: int
+    rounding: AccumulatorRounding = "truncate"
+    promote: int = 0
+    #: Exponent below which alignment does not go.
+    minimum_exponent: int = -132
+
+    def __post_init__(self) -> None:
+        choose("Accumulator", "rounding", self.rounding, get_args(AccumulatorRounding))
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether rounding errors average to zero, so that a statistical bound holds."""
+        return self.rounding == "nearest"
+
+
+#: Every unit the project knows. "fp32" in Numerics means: any of FP32_CLASS.
+ACCUMULATORS: dict[str, Accumulator] = {
+    unit.name: unit
+    for unit in (
+        Accumulator("fp64", 1, 52, 52, "nearest"),
+        Accumulator("ffma", 1, 23, 23, "nearest"),
+        Accumulator("hmma_volta", 4, 23, 23),
+        Accumulator("hmma_ampere", 8, 24, 23),
+        Accumulator("hmma_hopper", 16, 25, 23),
+        Accumulator("tcgen05_bf16", 16, 25, 23),
+        Accumulator("tcgen05_fp8", 32, 25, 23),
+        Accumulator("tcgen05_fp4", 64, 35, 23),
+        Accumulator("qmma_ada", 16, 13, 13),
+        Accumulator("qgmma_hopper", 32, 13, 13),
+        Accumulator("qgmma_hopper_promoted", 32, 13, 13, promote=128),
+        Accumulator("bf16", 1, 7, 7, "nearest"),
+        Accumulator("fp16", 1, 10, 10, "nearest", minimum_exponent=-14),
+        Accumulator("int32", 1, 31, 31, "nearest"),
+    )
+}
+
+#: Units whose running sum carries a full fp32 significand.
+FP32_CLASS = ("ffma", "hmma_volta", "hmma_ampere", "hmma_hopper", "tcgen05_bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Elementary:
+    """The error of one elementary function: |got - f(x)| <= relative |f(x)| + absolute."""
+
+    relative: float
+    absolute: float = 2.0**-149
+
+
+def ulps(count: float) -> Elementary:
+    """`count` units in the last place of fp32, counted as relative error."""
+    return Elementary(count * 2.0**-23)
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """The arithmetic that a port declares.
+
+    A rounding point holds the type that a stage's result passes through: "fp32",
+    "bf16", "fp16", "fp64", or "none" (not rounded beyond the stage's own arithmetic).
+    `output` None means the layer's dtype.
+
+    >>> Numerics(accumulate="hmma_hopper", intermediate="bf16").combine
+    'fp32'
+    """
+
+    #: A name of ACCUMULATORS or "fp32": the largest error of the FP32_CLASS.
+    accumulate: str = "fp32"
+    #: Number of partial sums K may be split into (any order), and their type.
+    split_k: int = 1
+    partial: str = "fp32"
+    #: Types of the router's arithmetic and of the weights it hands on.
+    router: str = "fp32"
+    weights: str = "fp32"
+    #: GEMM1's result after bias; the activation's arithmetic; its result.
+    gate_up: str = "fp32"
+    activation: str = "fp32"
+    intermediate: str = "bf16"
+    #: GEMM2's result after bias, each weighted row, the running sum over k.
+    down: str = "fp32"
+    weighted: str = "fp32"
+    combine: str = "fp32"
+    combine_order: CombineOrder = "any"
+    #: Shared expert's result before it is added.
+    shared: str = "fp32"
+    output: str | None = None
+    exp: Elementary = ulps(2)
+    sigmoid: Elementary = ulps(4)
+    tanh: Elementary = ulps(2)
+    erf: Elementary = ulps(2)
+    log: Elementary = ulps(2)
+    sqrt: Elementary = ulps(1)
+    divide: Elementary = ulps(1)
+    subnormals: Subnormals = "keep"
+
+    def __post_init__(self) -> None:
+        choose("Numerics", "accumulate", self.accumulate, ("fp32", *ACCUMULATORS))
+        choose("Numerics", "subnormals", self.subnormals, get_args(Subnormals))
+        choose("Numerics", "combine_order", self.combine_order, get_args(CombineOrder))
+        types = ("none", "fp64", "fp32", "bf16", "fp16")
+        for point in ROUNDING_POINTS:
+            choose("Numerics", point, getattr(self, point), types)
+        choose("Numerics", "output", self.output, (None, *types))
+        if self.split_k < 1:
+            raise ValueError(f"Numerics: split_k={self.split_k} must be at least 1")
+
+    @property
+    def units(self) -> tuple[Accumulator, ...]:
+        """The accumulators that `accumulate` admits."""
+        names = FP32_CLASS if self.accumulate == "fp32" else (self.accumulate,)
+        return tuple(ACCUMULATORS[name] for name in names)
+
+    def but(self, **changes: object) -> Numerics:
+        """A copy with some fields changed."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+ROUNDING_POINTS = (
+    "partial", "router", "weights", "gate_up", "activation", "intermediate", "down",
+    "weighted", "combine", "shared",
+)  # fmt: skip
+
+_FAST = {
+    "exp": Elementary(2.0**-21, 2.0**-126),
+    "sigmoid": Elementary(2.0**-20, 2.0**-126),
+    "tanh": Elementary(2.0**-10.9, 2.0**-126),
+    "divide": Elementary(2.0**-22, 2.0**-126),
+}
+
+#: Named arithmetics. "reference": everything in float64, rounded once at the output.
+PRESETS: dict[str, Numerics] = {
+    "ieee": Numerics(),
+    "cuda_fast": Numerics(subnormals="flush", **_FAST),  # type: ignore[arg-type]
+    "reference": Numerics(
+        accumulate="fp64", partial="fp64", router="fp64", weights="fp64", gate_up="fp64",
+        activation="fp64", intermediate="fp64", down="fp64", weighted="fp64",
+        combine="fp64", shared="fp64",
+        **{name: Elementary(4 * 2.0**-52, math.ldexp(1.0, -1074))
+           for name in ("exp", "sigmoid", "tanh", "erf", "log", "sqrt", "divide")},  # type: ignore[arg-type]
+    ),
+}  # fmt: skip

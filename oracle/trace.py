@@ -1,0 +1,74 @@
+"""What the oracle says about every stage: values, and how far one may stray from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from oracle.routing.admissible import Admissible
+
+#: Taps of a whole layer, in the order in which they come about.
+TAPS = (
+    "scores", "ids", "weights",
+    "x_codes", "x_scales",
+    "rows", "offsets",
+    "gate_up", "intermediate", "intermediate_codes", "intermediate_scales",
+    "down", "routed", "shared", "out",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """One stage's value with its bounds, element by element.
+
+    Shapes: value f64[...] (or an integer type: exact); worst, likely: f64[...] or None.
+
+    A right implementation lies within ``value +- worst`` always, and within ``value +-
+    likely`` for all elements of the tap at once except with `probability`. worst None
+    means exact; likely None means that no statistical bound holds (a unit that
+    truncates, say). `admissible` lists the other selections a router may make.
+    """
+
+    value: torch.Tensor
+    worst: torch.Tensor | None = None
+    likely: torch.Tensor | None = None
+    probability: float = 0.0
+    admissible: Admissible | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether every element has one admissible value: a right port is bit-equal."""
+        return self.worst is None or not bool(self.worst.any())
+
+    def index(self, key: torch.Tensor) -> Tap:
+        """The tap of some rows: `key` selects along the first axis."""
+        return Tap(
+            self.value[key],
+            None if self.worst is None else self.worst[key],
+            None if self.likely is None else self.likely[key],
+            self.probability,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trace(Mapping[str, Tap]):
+    """Ordered taps of one run of the oracle."""
+
+    taps: dict[str, Tap] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tap:
+        try:
+            return self.taps[name]
+        except KeyError:
+            known = ", ".join(self.taps)
+            raise KeyError(f"no tap {name!r} in this trace; it has {known}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.taps)
+
+    def __len__(self) -> int:
+        return len(self.taps)
