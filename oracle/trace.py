@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -44,12 +44,12 @@ class Tap:
         """Whether every element has one admissible value: a right port is bit-equal."""
         return self.worst is None or not bool(self.worst.any())
 
-    def index(self, key: torch.Tensor) -> Tap:
-        """The tap of some rows: `key` selects along the first axis."""
+    def map(self, view: Callable[[torch.Tensor], torch.Tensor]) -> Tap:
+        """The tap with `view` (a reshape, slice or gather) taken of value and bounds."""
         return Tap(
-            self.value[key],
-            None if self.worst is None else self.worst[key],
-            None if self.likely is None else self.likely[key],
+            view(self.value),
+            None if self.worst is None else view(self.worst),
+            None if self.likely is None else view(self.likely),
             self.probability,
         )
 

@@ -1,0 +1,148 @@
+"""The gated and plain activations between the two GEMMs, with their bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from oracle import bounds
+from oracle.numerics import Numerics
+from oracle.spec import Activation
+from oracle.trace import Tap
+
+#: A per-row override of a constant: f[R], or None for the activation's own.
+PerRow = torch.Tensor | None
+
+
+def activate(
+    gate_up: Tap,
+    activation: Activation,
+    numerics: Numerics,
+    *,
+    alpha: PerRow = None,
+    beta: PerRow = None,
+    limit: PerRow = None,
+) -> Tap:
+    """The activated intermediate, before any routing weight and before its rounding.
+
+    Shapes: gate_up [R, 2I], gate columns first ([R, I] when ungated); alpha, beta,
+    limit f[R]; the result [R, I].
+
+    swiglu: g' sigmoid(alpha g') (u' + beta), g' = min(g, L), u' = clamp(u, -L, L)
+    (gpt-oss `swiglu`, DeepSeek-V4 `Expert`); with ``clamp="after"`` min(silu(g), L)
+    (u' + beta) (Step-3.5). geglu_tanh and geglu_erf put GELU in silu's place (Gemma-4).
+    softcap: c1 tanh(g / c1) sigmoid(g) c2 tanh(u / c2) (Inkling-2, Kimi-K3). silu,
+    gelu_erf, relu2 = max(u, 0)^2 (Nemotron) and identity are ungated and take no limit.
+
+    Every operation may be rounded to `numerics.activation` or fused with the next.
+    NaN propagates; a limit of None or 0 is off; sigmoid(-inf) * -inf is NaN.
+
+    Raises ValueError if the columns are odd though the activation is gated, or a per-row
+    override has another length than R.
+    """
+    rows, columns = gate_up.value.shape
+    for name, override in (("alpha", alpha), ("beta", beta), ("limit", limit)):
+        if override is not None and tuple(override.shape) != (rows,):
+            raise ValueError(
+                f"activate: {name} has shape {tuple(override.shape)}; give one value "
+                f"for each of the {rows} rows"
+            )
+    step = _Arithmetic(numerics)
+    if not activation.gated:
+        return _plain(gate_up, activation, step)
+    if columns % 2:
+        raise ValueError(
+            f"activate: {columns} columns cannot hold a gate and an up half; give 2I"
+        )
+    gate, up = _split(gate_up)
+    top = _column(limit, activation.limit or 0.0, gate.value)
+    top = torch.where(top > 0, top, torch.full_like(top, math.inf))
+    if activation.kind == "softcap":
+        capped = step.capped(gate, activation.gate_cap)
+        return step.times(
+            step.times(capped, step.sigmoid(gate)), step.capped(up, activation.up_cap)
+        )
+    up = bounds.clamp(up, -top, top)
+    up = step.plus(up, _column(beta, activation.beta, up.value))
+    if activation.clamp == "before":
+        gate = bounds.clamp_max(gate, top)
+    curve: Callable[[Tap], Tap] = {
+        "swiglu": lambda g: step.swish(g, _column(alpha, activation.alpha, g.value)),
+        "geglu_tanh": step.gelu_tanh,
+        "geglu_erf": step.gelu_erf,
+    }[activation.kind]
+    curved = curve(gate)
+    if activation.clamp == "after":
+        curved = bounds.clamp_max(curved, top)
+    return step.times(curved, up)
+
+
+class _Arithmetic:
+    """Operations that each round at most once to the type of the activation."""
+
+    def __init__(self, numerics: Numerics) -> None:
+        self.numerics = numerics
+        self.type = numerics.activation
+
+    def plus(self, a: Tap, constant: torch.Tensor | float) -> Tap:
+        return bounds.add(a, _exact(constant, a), self.type, self.numerics)
+
+    def times(self, a: Tap, b: Tap | torch.Tensor | float) -> Tap:
+        other = b if isinstance(b, Tap) else _exact(b, a)
+        return bounds.multiply(a, other, self.type, self.numerics)
+
+    def sigmoid(self, a: Tap) -> Tap:
+        value = bounds.sigmoid(a, self.numerics)
+        return bounds.inexact(value, self.type, self.numerics)
+
+    def tanh(self, a: Tap) -> Tap:
+        value = bounds.tanh(a, self.numerics)
+        return bounds.inexact(value, self.type, self.numerics)
+
+    def swish(self, g: Tap, alpha: torch.Tensor) -> Tap:
+        return self.times(g, self.sigmoid(self.times(g, alpha)))
+
+    def capped(self, a: Tap, cap: float) -> Tap:
+        return self.times(self.tanh(self.times(a, 1.0 / cap)), cap)
+
+    def gelu_tanh(self, g: Tap) -> Tap:
+        cube = self.times(self.times(g, g), self.times(g, 0.044715))
+        inner = bounds.add(g, cube, self.type, self.numerics)
+        curve = self.tanh(self.times(inner, math.sqrt(2.0 / math.pi)))
+        return self.times(self.times(g, 0.5), self.plus(curve, 1.0))
+
+    def gelu_erf(self, g: Tap) -> Tap:
+        curve = bounds.erf(self.times(g, math.sqrt(0.5)), self.numerics)
+        curve = bounds.inexact(curve, self.type, self.numerics)
+        return self.times(self.times(g, 0.5), self.plus(curve, 1.0))
+
+
+def _plain(up: Tap, activation: Activation, step: _Arithmetic) -> Tap:
+    if activation.kind == "identity":
+        return up
+    if activation.kind == "relu2":
+        positive = bounds.clamp_min(up, 0.0)
+        return step.times(positive, positive)
+    if activation.kind == "gelu_erf":
+        return step.gelu_erf(up)
+    return step.swish(up, torch.ones_like(up.value[:, :1]))
+
+
+def _split(gate_up: Tap) -> tuple[Tap, Tap]:
+    half = gate_up.value.shape[-1] // 2
+    return gate_up.map(lambda t: t[..., :half]), gate_up.map(lambda t: t[..., half:])
+
+
+def _column(override: PerRow, default: float, like: torch.Tensor) -> torch.Tensor:
+    """f64[R, 1] of the override, or of the default."""
+    if override is not None:
+        return override.to(like.device, torch.float64)[:, None]
+    return torch.full_like(like[:, :1], default)
+
+
+def _exact(constant: torch.Tensor | float, like: Tap) -> Tap:
+    if not isinstance(constant, torch.Tensor):
+        constant = torch.tensor(constant, dtype=torch.float64, device=like.value.device)
+    return bounds.exactly(constant)

@@ -1,0 +1,246 @@
+"""Permute, grouped GEMM, the experts' MLP and combine: the middle of the layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from oracle import bounds
+from oracle.blocks import dequantize
+from oracle.numerics import Numerics
+from oracle.params import Blocks, Weight
+from oracle.trace import Tap
+
+
+@dataclass(frozen=True, slots=True)
+class Permutation:
+    """Slots sorted by expert; inside an expert by slot (token, then choice).
+
+    Shapes:
+        slots:   i64[R], slot t * k + j of each row
+        experts: i64[R], local expert of each row
+        offsets: i64[E + 1], rows of expert e are offsets[e] to offsets[e + 1]
+        inverse: i64[T, k], row of each slot, -1 where the slot has none
+    """
+
+    slots: torch.Tensor
+    experts: torch.Tensor
+    offsets: torch.Tensor
+    inverse: torch.Tensor
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """i64[R], token of each row."""
+        return self.slots // max(self.inverse.shape[1], 1)
+
+
+def permute(
+    ids: torch.Tensor, experts: int, *, local: tuple[int, int] | None = None
+) -> Permutation:
+    """Sort the slots of ids i[T, k] by expert, stably; drop -1 and non-local ids.
+
+    `local` (start, stop) is the range of ids that live here; experts are then numbered
+    from start. Ids in range but outside `local` contribute nothing, duplicates keep a
+    row each, experts without tokens have empty ranges, T = 0 gives R = 0.
+
+    >>> p = permute(torch.tensor([[2, 0], [0, -1]]), 3)
+    >>> p.slots.tolist(), p.offsets.tolist()
+    ([1, 2, 0], [0, 2, 2, 3])
+
+    Raises TypeError unless ids are integers, ValueError unless they are [T, k] and each
+    is -1 or below `experts`.
+    """
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"permute: ids are {ids.dtype}; give an integer type")
+    if ids.ndim != 2:
+        raise ValueError(f"permute: ids have shape {tuple(ids.shape)}; give [T, k]")
+    start, stop = (0, experts) if local is None else local
+    if not 0 <= start <= stop <= experts:
+        raise ValueError(
+            f"permute: local=({start}, {stop}) is no range inside 0..{experts}"
+        )
+    flat = ids.reshape(-1).to(torch.int64)
+    bad = (flat < -1) | (flat >= experts)
+    if bool(bad.any()):
+        value = int(flat[bad][0])
+        raise ValueError(
+            f"permute: id {value} is outside -1..{experts - 1}; use -1 for a slot "
+            "without an expert"
+        )
+    here = (flat >= start) & (flat < stop)
+    slots = here.nonzero().reshape(-1)
+    order = torch.sort(flat[slots], stable=True).indices
+    slots = slots[order]
+    local_ids = flat[slots] - start
+    counts = torch.bincount(local_ids, minlength=stop - start)
+    offsets = torch.zeros(stop - start + 1, dtype=torch.int64, device=ids.device)
+    offsets[1:] = counts.cumsum(0)
+    inverse = torch.full_like(flat, -1)
+    inverse[slots] = torch.arange(len(slots), device=ids.device)
+    return Permutation(slots, local_ids, offsets, inverse.reshape(ids.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """Rows padded so that every block of rows belongs to one expert.
+
+    Shapes: slots i64[P] with `padding` where a row is empty; experts i64[P / block].
+    """
+
+    slots: torch.Tensor
+    experts: torch.Tensor
+    padding: int
+
+
+def align(permutation: Permutation, block: int) -> Aligned:
+    """Pad each expert's rows to a multiple of `block` (vLLM `moe_align_block_size`).
+
+    Empty rows hold the number of slots, T * k, one past the last valid slot.
+
+    Raises ValueError unless block is positive.
+    """
+    if block < 1:
+        raise ValueError(f"align: block={block} must be at least 1")
+    padding = permutation.inverse.numel()
+    offsets = permutation.offsets
+    blocks = (offsets.diff() + block - 1) // block
+    starts = torch.zeros_like(offsets)
+    starts[1:] = blocks.cumsum(0) * block
+    device = offsets.device
+    slots = torch.full((int(starts[-1]),), padding, dtype=torch.int64, device=device)
+    rows = torch.arange(len(permutation.slots), device=device)
+    expert = permutation.experts
+    slots[starts[expert] + rows - offsets[expert]] = permutation.slots
+    owners = torch.arange(len(blocks), device=device).repeat_interleave(blocks)
+    return Aligned(slots, owners, padding)
+
+
+def weight_of(weight: Weight, expert: int, columns: torch.Tensor | None = None) -> Tap:
+    """One expert's weight as an exact Tap f64[N, K], some of its rows if asked.
+
+    Only this expert is dequantised, so weights of any number of experts stream through.
+    """
+    part = weight[expert]
+    if columns is not None and not isinstance(part, Blocks):
+        part = part[columns]
+    value = dequantize(part) if isinstance(part, Blocks) else part.to(torch.float64)
+    if columns is not None and isinstance(part, Blocks):
+        value = value[columns]
+    return bounds.exactly(value)
+
+
+def grouped_gemm(
+    x: Tap,
+    weight: Weight,
+    offsets: torch.Tensor,
+    numerics: Numerics,
+    *,
+    bias: torch.Tensor | None = None,
+    point: str = "none",
+    columns: torch.Tensor | None = None,
+) -> Tap:
+    """y[r] = x[r] weight[e]^T (+ bias[e]) for the rows r of each expert e.
+
+    Shapes: x [R, K]; weight [E, N, K]; offsets i64[E + 1]; bias [E, N]; `columns` i64[C]
+    picks some of the N; the result [R, N] or [R, C].
+
+    `point` is the type of the result ("none": the accumulator's). Adding the bias in a
+    step of its own may round to that type once more. Rows past offsets[E] are zero.
+
+    Raises ValueError where the shapes do not fit or the offsets decrease.
+    """
+    rows, depth = x.value.shape
+    experts, width, weight_depth = weight.shape
+    _check_offsets(offsets, experts, rows)
+    if depth != weight_depth:
+        raise ValueError(
+            f"grouped_gemm: x has K={depth} columns, the weights K={weight_depth}"
+        )
+    out = _Rows(rows, width if columns is None else len(columns), x.value.device)
+    edges = offsets.tolist()
+    for expert, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+        if start == stop:
+            continue
+        y = bounds.matmul(
+            _slice(x, start, stop), weight_of(weight, expert, columns), numerics
+        )
+        if bias is not None:
+            row = bias[expert] if columns is None else bias[expert][columns]
+            y = bounds.inexact(y, point, numerics)
+            y = bounds.add(y, bounds.exactly(row.to(torch.float64)), "fp32", numerics)
+        out.put(start, stop, bounds.rounded(y, point, numerics))
+    return out.tap()
+
+
+def combine(
+    down: Tap, permutation: Permutation, weights: Tap | None, numerics: Numerics
+) -> Tap:
+    """routed[t] = sum over the choices j of weights[t, j] down[row of (t, j)].
+
+    Shapes: down [R, H]; weights [T, k] or None for 1; the result [T, H].
+
+    Slots without a row contribute exactly nothing, whatever their weight (a NaN
+    included); duplicates add up; a token with no row at all gets zeros.
+    """
+    tokens, choices = permutation.inverse.shape
+    empty = permutation.inverse < 0
+    index = permutation.inverse.clamp_min(0).reshape(-1)
+    if len(permutation.slots) == 0:
+        shape = (tokens, down.value.shape[1])
+        return bounds.exactly(torch.zeros(shape, dtype=torch.float64, device=empty.device))
+    rows = down.map(lambda tensor: tensor[index])
+    if weights is not None:
+        column = weights.map(lambda tensor: tensor.reshape(-1, 1))
+        rows = bounds.multiply(rows, column, "none", numerics)
+        rows = bounds.rounded(rows, numerics.weighted, numerics)
+    gone = empty.reshape(-1, 1)
+    rows = rows.map(lambda tensor: tensor.masked_fill(gone, 0.0))
+    if numerics.combine_order == "expert":
+        order = torch.argsort(permutation.inverse, dim=1, stable=True)
+        order = order + torch.arange(tokens, device=order.device)[:, None] * choices
+        rows = rows.map(lambda tensor: tensor[order.reshape(-1)])
+    rows = rows.map(lambda tensor: tensor.reshape(tokens, choices, -1))
+    order_known = "any" if numerics.combine_order == "any" else "slot"
+    return bounds.total(rows, 1, numerics.combine, numerics, order=order_known)
+
+
+def _check_offsets(offsets: torch.Tensor, experts: int, rows: int) -> None:
+    if tuple(offsets.shape) != (experts + 1,):
+        raise ValueError(
+            f"grouped_gemm: offsets have shape {tuple(offsets.shape)}; {experts} experts "
+            f"need {experts + 1}"
+        )
+    if bool((offsets.diff() < 0).any()) or int(offsets[0]) != 0:
+        raise ValueError("grouped_gemm: offsets must start at 0 and never decrease")
+    if int(offsets[-1]) > rows:
+        raise ValueError(
+            f"grouped_gemm: the last offset {int(offsets[-1])} exceeds the {rows} rows"
+        )
+
+
+def _slice(x: Tap, start: int, stop: int) -> Tap:
+    return x.map(lambda tensor: tensor[start:stop])
+
+
+class _Rows:
+    """Collects row ranges of a tap; ranges never written stay zero and exact."""
+
+    def __init__(self, rows: int, width: int, device: torch.device) -> None:
+        self.value = torch.zeros(rows, width, dtype=torch.float64, device=device)
+        self.worst = torch.zeros_like(self.value)
+        self.likely: torch.Tensor | None = torch.zeros_like(self.value)
+        self.probability = 0.0
+
+    def put(self, start: int, stop: int, part: Tap) -> None:
+        self.value[start:stop] = part.value
+        if part.worst is not None:
+            self.worst[start:stop] = part.worst
+            if part.likely is None:
+                self.likely = None
+            elif self.likely is not None:
+                self.likely[start:stop] = part.likely
+        self.probability = min(1.0, self.probability + part.probability)
+
+    def tap(self) -> Tap:
+        return Tap(self.value, self.worst, self.likely, self.probability)
