@@ -116,18 +116,14 @@ def align(permutation: Permutation, block: int) -> Aligned:
     return Aligned(slots, owners, padding)
 
 
-def weight_of(weight: Weight, expert: int, columns: torch.Tensor | None = None) -> Tap:
-    """One expert's weight as an exact Tap f64[N, K], some of its rows if asked.
-
-    Only this expert is dequantised, so weights of any number of experts stream through.
-    """
-    part = weight[expert]
-    if columns is not None and not isinstance(part, Blocks):
-        part = part[columns]
-    value = dequantize(part) if isinstance(part, Blocks) else part.to(torch.float64)
-    if columns is not None and isinstance(part, Blocks):
-        value = value[columns]
-    return bounds.exactly(value)
+def exact_weight(
+    weight: torch.Tensor | Blocks, columns: torch.Tensor | None = None
+) -> Tap:
+    """A weight [N, K] as an exact tap, only the rows `columns` of its N if asked."""
+    if isinstance(weight, Blocks):
+        value = dequantize(weight)
+        return bounds.exactly(value if columns is None else value[columns])
+    return bounds.exactly((weight if columns is None else weight[columns]).double())
 
 
 def grouped_gemm(
@@ -143,7 +139,8 @@ def grouped_gemm(
     """y[r] = x[r] weight[e]^T (+ bias[e]) for the rows r of each expert e.
 
     Shapes: x [R, K]; weight [E, N, K]; offsets i64[E + 1]; bias [E, N]; `columns` i64[C]
-    picks some of the N; the result [R, N] or [R, C].
+    picks some of the N; the result [R, N] or [R, C]. Only one expert is dequantised at
+    a time, so weights of any number of experts stream through.
 
     `point` is the type of the result ("none": the accumulator's). Adding the bias in a
     step of its own may round to that type once more. Rows past offsets[E] are zero.
@@ -162,9 +159,8 @@ def grouped_gemm(
     for expert, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
         if start == stop:
             continue
-        y = bounds.matmul(
-            _slice(x, start, stop), weight_of(weight, expert, columns), numerics
-        )
+        part = exact_weight(weight[expert], columns)
+        y = bounds.matmul(_slice(x, start, stop), part, numerics)
         if bias is not None:
             row = bias[expert] if columns is None else bias[expert][columns]
             y = bounds.inexact(y, point, numerics)

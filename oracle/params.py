@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,21 @@ class Blocks:
         return Blocks(self.codes[index], self.scales[index], self.format, scale)  # type: ignore[index]
 
 
-Weight = torch.Tensor | Blocks
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """Weights that are loaded one expert at a time: a checkpoint, or a generator.
+
+    `load(e)` returns expert e's [N, K] tensor or Blocks; `shape` is (E, N, K).
+    """
+
+    load: Callable[[int], torch.Tensor | Blocks]
+    shape: torch.Size
+
+    def __getitem__(self, expert: int) -> torch.Tensor | Blocks:
+        return self.load(expert)
+
+
+Weight = torch.Tensor | Blocks | Streamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,8 @@ class Params:
         router_bias: [E]          of `Routing.bias`: on the selection key or the logits
         per_expert_scale: [E]     hash_table: i64[vocabulary, k]
         alpha, beta, limit: f32[E], overriding the activation's
+        x_scale, intermediate_scale: f32[], calibrated per-tensor scales that the
+            activations are quantised with (None: from the tensor itself)
         shared_gate_up: [2S, H]   shared_down: [H, S]   shared_gate: [H]
     """
 
@@ -66,13 +83,19 @@ class Params:
     alpha: torch.Tensor | None = None
     beta: torch.Tensor | None = None
     limit: torch.Tensor | None = None
-    shared_gate_up: Weight | None = None
-    shared_down: Weight | None = None
+    x_scale: torch.Tensor | None = None
+    intermediate_scale: torch.Tensor | None = None
+    shared_gate_up: torch.Tensor | Blocks | None = None
+    shared_down: torch.Tensor | Blocks | None = None
     shared_gate: torch.Tensor | None = None
 
-    def check(self, layer: Layer) -> None:
-        """Raise ValueError naming the first tensor whose shape does not fit `layer`."""
-        e, h, i = layer.experts, layer.hidden, layer.intermediate
+    def check(self, layer: Layer, *, experts: int | None = None) -> None:
+        """Raise ValueError naming the first tensor that `layer` does not fit.
+
+        `experts` is the number of experts held here, where that is not all of them.
+        """
+        e = layer.experts if experts is None else experts
+        h, i = layer.hidden, layer.intermediate
         routed = layer.routed_choices
         shapes: dict[str, tuple[int, ...]] = {
             "gate_up": (e, layer.gate_up_rows, h),

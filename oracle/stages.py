@@ -1,0 +1,281 @@
+"""The layer stage by stage: the modular form, which `oracle.moe.trace` composes.
+
+Each stage is a method that computes its tap once, from the stages before it, or takes
+it from `given`. Asking for a late stage pulls in only what it needs, so a stage given
+from a port's own bytes stands in for everything before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from oracle import bounds
+from oracle.activation import activate
+from oracle.blocks import dequantize, quantize, quantize_tap
+from oracle.experts import Permutation, combine, grouped_gemm, permute
+from oracle.numerics import Numerics
+from oracle.params import Blocks, Params
+from oracle.routing import Routed, route
+from oracle.shared import shared_expert
+from oracle.spec import BlockFormat, Layer
+from oracle.trace import Tap
+
+
+@dataclass
+class Stages:
+    """One run over tokens x [T, H], of which `rows` are computed.
+
+    See `oracle.moe.trace` for the fields. `taps` fills up as stages are asked for.
+    """
+
+    layer: Layer
+    params: Params
+    x: torch.Tensor
+    logits: torch.Tensor | None
+    numerics: Numerics
+    given: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    token_ids: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
+    columns: torch.Tensor | None = None
+    local: tuple[int, int] | None = None
+    replicated: bool = True
+    taps: dict[str, Tap] = field(default_factory=dict)
+
+    def _tap(self, name: str, compute: Callable[[], Tap]) -> Tap:
+        if name not in self.taps:
+            given = self.given.get(name)
+            self.taps[name] = compute() if given is None else Tap(_plain(given))
+        return self.taps[name]
+
+    # ---- prepare: x as GEMM1 sees it
+
+    @cached_property
+    def tokens(self) -> Tap:
+        """x as given, f64, the computed rows only."""
+        return self._rows(bounds.exactly(self.x.to(torch.float64)))
+
+    @cached_property
+    def prepared(self) -> Tap:
+        """x quantised to the layer's activation format and back.
+
+        Quantising is a contract of bytes: no radius. It covers all tokens, since a
+        per-tensor scale does. With the weight on the input it waits for weighted rows.
+        """
+        form = self.layer.activations
+        if isinstance(form, str):
+            return self.tokens.map(lambda t: bounds.round_to(t, form))
+        if self.layer.weight_on == "input":
+            return self.tokens
+        blocks = quantize(self.x, form, global_scale=self.params.x_scale)
+        blocks = self._blocks("x", blocks)
+        return self._rows(bounds.exactly(dequantize(blocks)))
+
+    # ---- route
+
+    @cached_property
+    def routed_logits(self) -> Routed | None:
+        """What the router makes of the logits; None where there are none."""
+        if self.logits is None:
+            return None
+        logits, token_ids = self.logits, self.token_ids
+        if self.rows is not None:
+            logits = logits[self.rows]
+            token_ids = None if token_ids is None else token_ids[self.rows]
+        routed = route(
+            logits, self.layer, self.params, self.numerics, token_ids=token_ids
+        )
+        self.taps["scores"] = routed.scores
+        return routed
+
+    def ids(self) -> torch.Tensor:
+        """i64[T, k] of the chosen experts."""
+
+        def chosen() -> Tap:
+            routed = self._need_logits("ids")
+            return Tap(routed.ids, admissible=routed.admissible)
+
+        return self._tap("ids", chosen).value.to(torch.int64)
+
+    def weights(self) -> Tap:
+        """Routing weights [T, k]; those of the given ids where ids are given."""
+
+        def weighed() -> Tap:
+            routed = self._need_logits("weights")
+            given = "ids" in self.given
+            return routed.weights_for(self.ids()) if given else routed.weights
+
+        return self._tap("weights", weighed)
+
+    @cached_property
+    def permutation(self) -> Permutation:
+        """Rows of the local experts; identity experts have none."""
+        ids = torch.where(self.ids() >= self.layer.experts, -1, self.ids())
+        found = permute(ids, self.layer.experts, local=self.local)
+        self.taps["rows"], self.taps["offsets"] = Tap(found.slots), Tap(found.offsets)
+        return found
+
+    @cached_property
+    def row_weights(self) -> Tap:
+        """Weights [R, 1] of the permuted rows."""
+        slots = self.permutation.slots
+        return self.weights().map(lambda t: t.reshape(-1)[slots][:, None])
+
+    # ---- experts
+
+    def gate_up(self) -> Tap:
+        """GEMM1 with its bias [R, 2I]."""
+        return self._tap("gate_up", self._first_gemm)
+
+    def _first_gemm(self) -> Tap:
+        layer, params, numerics = self.layer, self.params, self.numerics
+        tokens = self.permutation.tokens
+        rows = self.prepared.map(lambda t: t[tokens])
+        if layer.weight_on == "input":
+            rows = bounds.multiply(rows, self.row_weights, "none", numerics)
+            if isinstance(layer.activations, str):
+                rows = bounds.rounded(rows, layer.activations, numerics)
+            else:
+                blocks, rows = quantize_tap(
+                    rows, layer.activations, global_scale=params.x_scale
+                )
+                self.taps["x_codes"] = Tap(blocks.codes)
+                self.taps["x_scales"] = Tap(blocks.scales)
+        return grouped_gemm(
+            rows, params.gate_up, self.permutation.offsets, numerics,
+            bias=params.gate_up_bias, point=numerics.gate_up,
+        )  # fmt: skip
+
+    def intermediate(self) -> Tap:
+        """The activation, weighted where the weight is on it [R, I]."""
+        return self._tap("intermediate", self._activated)
+
+    def _activated(self) -> Tap:
+        params, owner = self.params, self.permutation.experts
+        hidden = activate(
+            self.gate_up(), self.layer.activation, self.numerics,
+            alpha=None if params.alpha is None else params.alpha[owner],
+            beta=None if params.beta is None else params.beta[owner],
+            limit=None if params.limit is None else params.limit[owner],
+        )  # fmt: skip
+        if self.layer.weight_on == "intermediate":
+            point = self.numerics.activation
+            hidden = bounds.multiply(hidden, self.row_weights, point, self.numerics)
+        return bounds.rounded(hidden, self.numerics.intermediate, self.numerics)
+
+    def requantized(self) -> Tap:
+        """The intermediate as GEMM2 sees it [R, I]."""
+        form = self.layer.requantize
+        if not isinstance(form, BlockFormat):
+            return self.intermediate()
+        scale = self.params.intermediate_scale
+        if "intermediate_codes" in self.given:
+            codes = self.given["intermediate_codes"]
+            blocks = Blocks(codes, self.given["intermediate_scales"], form, scale)
+            hidden = bounds.exactly(dequantize(blocks))
+        else:
+            blocks, hidden = quantize_tap(self.intermediate(), form, global_scale=scale)
+        self.taps["intermediate_codes"] = Tap(blocks.codes)
+        self.taps["intermediate_scales"] = Tap(blocks.scales)
+        return hidden
+
+    def down(self) -> Tap:
+        """GEMM2 with its bias [R, H]."""
+
+        def second_gemm() -> Tap:
+            return grouped_gemm(
+                self.requantized(), self.params.down, self.permutation.offsets,
+                self.numerics, bias=self.params.down_bias, point=self.numerics.down,
+                columns=self.columns,
+            )  # fmt: skip
+
+        return self._tap("down", second_gemm)
+
+    # ---- combine
+
+    def routed(self) -> Tap:
+        """The weighted sum over the choices [T, H], routed scale included."""
+
+        def combined() -> Tap:
+            layer, numerics = self.layer, self.numerics
+            down, permutation = self.down(), self.permutation
+            if layer.routing.zero_experts and self.replicated:
+                down, permutation = self._with_identity(down, permutation)
+            weights = self.weights() if layer.weight_on == "output" else None
+            total = combine(down, permutation, weights, numerics)
+            if layer.routing.scale_on == "sum" and layer.routing.scale != 1.0:
+                factor = bounds.constant(layer.routing.scale, total)
+                total = bounds.multiply(total, factor, numerics.combine, numerics)
+            return total
+
+        return self._tap("routed", combined)
+
+    def shared(self) -> Tap:
+        """The shared expert's output [T, H].
+
+        It sees x quantised where its own weights are block-scaled, else x as given.
+        """
+
+        def computed() -> Tap:
+            layer, params = self.layer, self.params
+            quantised = isinstance(params.shared_gate_up, Blocks)
+            seen = self.prepared if quantised else self.tokens
+            routed = self.routed_logits
+            gammas = None if routed is None else routed.shared_weights
+            return shared_expert(
+                layer, params, seen, self.tokens, gammas, self.numerics, self.columns
+            )
+
+        return self._tap("shared", computed)
+
+    def out(self) -> Tap:
+        """The layer's output [T, H], rounded to its type."""
+        total = self.routed()
+        layer, numerics = self.layer, self.numerics
+        if layer.shared is not None and self.replicated:
+            total = bounds.add(total, self.shared(), numerics.combine, numerics)
+            factor = {"average": 0.5, "rsqrt2": 0.5**0.5}.get(layer.shared.combine)
+            if factor is not None:
+                constant = bounds.constant(factor, total)
+                total = bounds.multiply(total, constant, numerics.combine, numerics)
+        point = numerics.output or layer.dtype
+        return self._tap("out", lambda: bounds.rounded(total, point, numerics))
+
+    # ---- helpers
+
+    def _rows(self, tap: Tap) -> Tap:
+        rows = self.rows
+        return tap if rows is None else tap.map(lambda t: t[rows])
+
+    def _need_logits(self, name: str) -> Routed:
+        if self.routed_logits is None:
+            raise ValueError(f"trace: without logits, {name!r} must be given")
+        return self.routed_logits
+
+    def _blocks(self, name: str, blocks: Blocks) -> Blocks:
+        """`blocks` with codes and scales replaced by given ones, and their taps."""
+        codes = self.given.get(f"{name}_codes", blocks.codes)
+        scales = self.given.get(f"{name}_scales", blocks.scales)
+        self.taps[f"{name}_codes"] = Tap(codes)
+        self.taps[f"{name}_scales"] = Tap(scales)
+        return Blocks(codes, scales, blocks.format, blocks.global_scale)
+
+    def _with_identity(
+        self, down: Tap, permutation: Permutation
+    ) -> tuple[Tap, Permutation]:
+        """x appended as the rows of identity experts, for combine to weight and add."""
+        ids, columns = self.ids(), self.columns
+        x = self.tokens if columns is None else self.tokens.map(lambda t: t[:, columns])
+        token = torch.arange(len(ids), device=ids.device)
+        row = len(permutation.slots) + token[:, None].expand_as(ids)
+        inverse = torch.where(ids >= self.layer.experts, row, permutation.inverse)
+        slots = torch.cat([permutation.slots, token])
+        moved = Permutation(slots, permutation.experts, permutation.offsets, inverse)
+        return bounds.concatenate(down, x), moved
+
+
+def _plain(given: torch.Tensor) -> torch.Tensor:
+    return given.to(torch.float64) if given.is_floating_point() else given
