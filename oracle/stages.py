@@ -235,8 +235,9 @@ class Stages:
         """The layer's output [T, H], rounded to its type."""
         total = self.routed()
         layer, numerics = self.layer, self.numerics
-        if layer.shared is not None and self.replicated:
-            total = bounds.add(total, self.shared(), numerics.combine, numerics)
+        if layer.shared is not None:
+            if self.replicated:
+                total = bounds.add(total, self.shared(), numerics.combine, numerics)
             factor = {"average": 0.5, "rsqrt2": 0.5**0.5}.get(layer.shared.combine)
             if factor is not None:
                 constant = bounds.constant(factor, total)
