@@ -39,8 +39,8 @@ def activate(
     Every operation may be rounded to `numerics.activation` or fused with the next.
     NaN propagates; a limit of None or 0 is off; sigmoid(-inf) * -inf is NaN.
 
-    Raises ValueError if the columns are odd though the activation is gated, or a per-row
-    override has another length than R.
+    Raises ValueError if the columns are odd though the activation is gated, or a
+    per-row override has another length than R.
     """
     rows, columns = gate_up.value.shape
     for name, override in (("alpha", alpha), ("beta", beta), ("limit", limit)):

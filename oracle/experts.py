@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -138,8 +139,8 @@ def grouped_gemm(
 ) -> Tap:
     """y[r] = x[r] weight[e]^T (+ bias[e]) for the rows r of each expert e.
 
-    Shapes: x [R, K]; weight [E, N, K]; offsets i64[E + 1]; bias [E, N]; `columns` i64[C]
-    picks some of the N; the result [R, N] or [R, C]. Only one expert is dequantised at
+    Shapes: x [R, K]; weight [E, N, K]; offsets i64[E + 1]; bias [E, N]; `columns`
+    i64[C] picks some of the N; the result [R, N] or [R, C]. Only one expert is dequantised at
     a time, so weights of any number of experts stream through.
 
     `point` is the type of the result ("none": the accumulator's). Adding the bias in a
@@ -156,7 +157,7 @@ def grouped_gemm(
         )
     out = _Rows(rows, width if columns is None else len(columns), x.value.device)
     edges = offsets.tolist()
-    for expert, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+    for expert, (start, stop) in enumerate(pairwise(edges)):
         if start == stop:
             continue
         part = exact_weight(weight[expert], columns)
@@ -184,7 +185,9 @@ def combine(
     index = permutation.inverse.clamp_min(0).reshape(-1)
     if len(permutation.slots) == 0:
         shape = (tokens, down.value.shape[1])
-        return bounds.exactly(torch.zeros(shape, dtype=torch.float64, device=empty.device))
+        return bounds.exactly(
+            torch.zeros(shape, dtype=torch.float64, device=empty.device)
+        )
     rows = down.map(lambda tensor: tensor[index])
     if weights is not None:
         column = weights.map(lambda tensor: tensor.reshape(-1, 1))
@@ -204,8 +207,8 @@ def combine(
 def _check_offsets(offsets: torch.Tensor, experts: int, rows: int) -> None:
     if tuple(offsets.shape) != (experts + 1,):
         raise ValueError(
-            f"grouped_gemm: offsets have shape {tuple(offsets.shape)}; {experts} experts "
-            f"need {experts + 1}"
+            f"grouped_gemm: offsets have shape {tuple(offsets.shape)}; {experts} "
+            f"experts need {experts + 1}"
         )
     if bool((offsets.diff() < 0).any()) or int(offsets[0]) != 0:
         raise ValueError("grouped_gemm: offsets must start at 0 and never decrease")

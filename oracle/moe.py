@@ -35,8 +35,8 @@ def trace(
         x: [T, H]          logits: [T, E (+ zero experts + shared logits)]
         token_ids: i[T], for hash routing
         rows: i64[S], the tokens to compute (None: all); columns: i64[C] of the output
-        taps: named in `oracle.trace.TAPS`; gate_up, intermediate and down have a row for
-        each (token, choice) of a local expert, sorted by expert, then token, then choice
+        taps: named in `oracle.trace.TAPS`; gate_up, intermediate and down have a row
+        for each (token, choice) of a local expert, by expert, then token, then choice
 
     `given` replaces taps by values taken as exact; a stage before them is left out
     unless something else needs it. Given ids without weights get the weights of those

@@ -1,4 +1,4 @@
-"""The layer's tensors in one canonical layout, whatever a checkpoint or kernel stores."""
+"""The layer's tensors in one canonical layout, however they are stored elsewhere."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Blocks:
 
     Shapes:
         codes:  u8[..., N, K] (one code a byte, FP4 too; i8 for INT8 and INT4)
-        scales: [..., ceil(N / rows), ceil(K / columns)]; u8 for E8M0 and E4M3 scales, else
-                f32 (or bf16); rows and columns are `format.block`, 0 being the whole axis
+        scales: [..., ceil(N / rows), ceil(K / columns)]; u8 for E8M0 and E4M3 scales,
+                else f32 or bf16; (rows, columns) is `format.block`, 0 the whole axis
         global_scale: f32[...] that decoding multiplies by, or None
     Packing two FP4 codes to a byte is a layout (`oracle.layouts.nibbles`).
     """

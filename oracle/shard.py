@@ -8,6 +8,7 @@ whether activations are quantised before or after the all-gather.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 
@@ -37,13 +38,13 @@ def expert_parallel(layer: Layer, params: Params, ranks: int) -> list[Shard]:
     """
     if not 1 <= ranks <= layer.experts:
         raise ValueError(
-            f"expert_parallel: ranks={ranks} must lie in 1..{layer.experts}, one expert "
-            "or more each"
+            f"expert_parallel: ranks={ranks} must lie in 1..{layer.experts}: one "
+            "expert or more each"
         )
     edges = [layer.experts * rank // ranks for rank in range(ranks + 1)]
     return [
         Shard(layer, _experts(params, start, stop), (start, stop), rank == 0)
-        for rank, (start, stop) in enumerate(zip(edges, edges[1:], strict=False))
+        for rank, (start, stop) in enumerate(pairwise(edges))
     ]
 
 
@@ -94,7 +95,7 @@ def partial(
 ) -> Tap:
     """What one rank hands to the all-reduce [T, H], rounded to `partial_type`.
 
-    Rank 0's part holds the shared expert, and no rank's is rounded to the layer's dtype.
+    Rank 0's part holds the shared expert; none is rounded to the layer's dtype.
     """
     part = trace(
         shard.layer, shard.params, x, logits, numerics.but(output=partial_type),
@@ -116,8 +117,8 @@ def dispatched(
 
     ``before_gather``: each rank quantises its own rows and codes and scales travel;
     ``after_gather``: rows travel, then the whole is quantised. Both give the same bytes
-    wherever a scale belongs to rows of one rank; a per-tensor scale (NVFP4's global one,
-    FP8 per tensor) differs unless it is calibrated.
+    wherever a scale belongs to rows of one rank; a per-tensor scale (NVFP4's global
+    one, FP8 per tensor) differs unless it is calibrated.
 
     Raises ValueError for another value of `quantised`.
     """
@@ -180,9 +181,7 @@ def _cut(weight: Weight, axis: int, runs: list[tuple[int, int]]) -> Weight:
             f"{weight.format.name!r}; pad the intermediate to a multiple first"
         )
     codes = [weight.codes.narrow(axis, a, b - a) for a, b in runs]
-    scales = [
-        weight.scales.narrow(axis, a // block, (b - a) // block) for a, b in runs
-    ]
+    scales = [weight.scales.narrow(axis, a // block, (b - a) // block) for a, b in runs]
     return Blocks(
         torch.cat(codes, axis), torch.cat(scales, axis), weight.format,
         weight.global_scale,

@@ -34,7 +34,8 @@ def shared_expert(
     Raises ValueError if the layer weights its shared experts and gammas is None.
     """
     shared = layer.shared
-    assert shared is not None and params.shared_gate_up is not None
+    assert shared is not None
+    assert params.shared_gate_up is not None
     assert params.shared_down is not None
     gate_up = bounds.matmul(x, exact_weight(params.shared_gate_up), numerics)
     gate_up = bounds.rounded(gate_up, numerics.gate_up, numerics)
@@ -42,8 +43,8 @@ def shared_expert(
     if shared.combine == "weighted":
         if gammas is None:
             raise ValueError(
-                f"shared_expert: layer {layer.name!r} weights its {shared.count} shared "
-                "experts; give logits with routing.shared_logits columns"
+                f"shared_expert: layer {layer.name!r} weights its {shared.count} "
+                "shared experts; give logits with routing.shared_logits columns"
             )
         width = shared.intermediate // shared.count
         spread = gammas.map(lambda t: t.repeat_interleave(width, dim=1))

@@ -1,4 +1,4 @@
-"""What the oracle says about every stage: values, and how far one may stray from them."""
+"""What the oracle says of every stage: values, and how far one may stray from them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Tap:
         return self.worst is None or not bool(self.worst.any())
 
     def map(self, view: Callable[[torch.Tensor], torch.Tensor]) -> Tap:
-        """The tap with `view` (a reshape, slice or gather) taken of value and bounds."""
+        """The tap with `view` (a reshape, slice, gather) taken of value and bounds."""
         return Tap(
             view(self.value),
             None if self.worst is None else view(self.worst),

@@ -26,7 +26,7 @@ from oracle.spec.routing import (
 __all__ = [
     "Layer", "Routing", "Activation", "Shared", "BlockFormat",
     "GATED", "PLAIN_TYPES", "choose", "at_least",
-    "ActivationKind", "Bias", "Clamp", "GroupScore", "MaskedFill", "Method", "Nonfinite",
-    "Order", "Renormalize", "Rounding", "ScaleOn", "ScaleRule", "Score", "SharedCombine",
-    "WeightOn",
+    "ActivationKind", "Bias", "Clamp", "GroupScore", "MaskedFill", "Method",
+    "Nonfinite", "Order", "Renormalize", "Rounding", "ScaleOn", "ScaleRule", "Score",
+    "SharedCombine", "WeightOn",
 ]  # fmt: skip

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 from oracle.spec.checks import choose
 
 ActivationKind = Literal[
-    "swiglu", "geglu_tanh", "geglu_erf", "softcap", "silu", "gelu_erf", "relu2", "identity"
-]
+    "swiglu", "geglu_tanh", "geglu_erf", "softcap",
+    "silu", "gelu_erf", "relu2", "identity",
+]  # fmt: skip
 Clamp = Literal["before", "after"]
 
 #: Activations with a gate and an up half; the others have one half ("up" only).
@@ -40,11 +41,12 @@ class Activation:
         choose("Activation", "clamp", self.clamp, get_args(Clamp))
         if self.limit is not None and not self.limit >= 0:
             raise ValueError(
-                f"Activation: limit={self.limit} must be >= 0; None or 0 switches it off"
+                f"Activation: limit={self.limit} must be >= 0; None or 0 is off"
             )
         for name in ("gate_cap", "up_cap"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"Activation: {name}={getattr(self, name)} must be > 0")
+                value = getattr(self, name)
+                raise ValueError(f"Activation: {name}={value} must be > 0")
 
     @property
     def gated(self) -> bool:

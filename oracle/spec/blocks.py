@@ -37,8 +37,8 @@ class BlockFormat:
     #: Whether the last block along an axis may be short.
     ragged: bool = False
     nonfinite: Nonfinite = "error"
-    #: How x meets the scale: multiply by the scale's reciprocal, or divide by the scale.
-    #: Both are the same for power-of-two scales.
+    #: Whether x is multiplied by the scale's reciprocal or divided by the scale: the
+    #: same for power-of-two scales.
     reciprocal: bool = False
 
     def __post_init__(self) -> None:

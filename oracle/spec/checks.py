@@ -14,6 +14,8 @@ def at_least(owner: str, name: str, value: int, least: int) -> None:
     """Raise TypeError or ValueError unless `value` is an int of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool):
         kind = type(value).__name__
-        raise TypeError(f"{owner}: {name}={value!r} is a {kind}; give an int >= {least}")
+        raise TypeError(
+            f"{owner}: {name}={value!r} is a {kind}; give an int >= {least}"
+        )
     if value < least:
         raise ValueError(f"{owner}: {name}={value} is too small; give at least {least}")

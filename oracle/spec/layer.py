@@ -21,7 +21,7 @@ PLAIN_TYPES = ("fp64", "fp32", "bf16", "fp16")
 class Shared:
     """The expert that every token visits: an MLP of `intermediate` columns.
 
-    combine: ``add``: y + s. ``gated``: y + sigmoid(x . g) * s. ``average``: (y + s) / 2.
+    combine: ``add``: y + s. ``gated``: y + sigmoid(x . g) s. ``average``: (y + s) / 2.
     ``rsqrt2``: (y + s) / sqrt(2). ``weighted``: `count` experts of intermediate / count
     columns each, weighted per token by the router (`Routing.shared_logits`).
     """
@@ -108,5 +108,5 @@ class Layer:
         return self.intermediate * (2 if self.activation.gated else 1)
 
     def resized(self, **sizes: int) -> Layer:
-        """The same mathematics at other sizes (hidden, intermediate, experts, top_k)."""
+        """The same mathematics at other sizes: hidden, intermediate, experts, top_k."""
         return replace(self, **sizes)  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ class Routing:
     * ``topk_then_score``: the k largest of l (+ selection bias) are chosen; weights are
       score(l) over the chosen ones alone.
 
-    Groups: experts form `groups` equal runs; the `top_groups` best runs by `group_score`
+    Groups: experts form `groups` equal runs; the `top_groups` best by `group_score`
     stay, the key of all others becomes `masked_fill`. Ties go to the lowest index
     everywhere, -0 equals +0. Then weights are renormalised, scaled per expert and by
     `scale` (on the weights, or on the summed routed output).
