@@ -1,8 +1,7 @@
-"""Permute, grouped GEMM, the experts' MLP and combine: the middle of the layer."""
+"""Grouped GEMM and combine: what happens to permuted rows, one expert at a time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -11,110 +10,8 @@ from oracle import bounds
 from oracle.blocks import dequantize
 from oracle.numerics import Numerics
 from oracle.params import Blocks, Weight
+from oracle.permutation import Permutation
 from oracle.trace import Tap
-
-
-@dataclass(frozen=True, slots=True)
-class Permutation:
-    """Slots sorted by expert; inside an expert by slot (token, then choice).
-
-    Shapes:
-        slots:   i64[R], slot t * k + j of each row
-        experts: i64[R], local expert of each row
-        offsets: i64[E + 1], rows of expert e are offsets[e] to offsets[e + 1]
-        inverse: i64[T, k], row of each slot, -1 where the slot has none
-    """
-
-    slots: torch.Tensor
-    experts: torch.Tensor
-    offsets: torch.Tensor
-    inverse: torch.Tensor
-
-    @property
-    def tokens(self) -> torch.Tensor:
-        """i64[R], token of each row."""
-        return self.slots // max(self.inverse.shape[1], 1)
-
-
-def permute(
-    ids: torch.Tensor, experts: int, *, local: tuple[int, int] | None = None
-) -> Permutation:
-    """Sort the slots of ids i[T, k] by expert, stably; drop -1 and non-local ids.
-
-    `local` (start, stop) is the range of ids that live here; experts are then numbered
-    from start. Ids in range but outside `local` contribute nothing, duplicates keep a
-    row each, experts without tokens have empty ranges, T = 0 gives R = 0.
-
-    >>> p = permute(torch.tensor([[2, 0], [0, -1]]), 3)
-    >>> p.slots.tolist(), p.offsets.tolist()
-    ([1, 2, 0], [0, 2, 2, 3])
-
-    Raises TypeError unless ids are integers, ValueError unless they are [T, k] and each
-    is -1 or below `experts`.
-    """
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"permute: ids are {ids.dtype}; give an integer type")
-    if ids.ndim != 2:
-        raise ValueError(f"permute: ids have shape {tuple(ids.shape)}; give [T, k]")
-    start, stop = (0, experts) if local is None else local
-    if not 0 <= start <= stop <= experts:
-        raise ValueError(
-            f"permute: local=({start}, {stop}) is no range inside 0..{experts}"
-        )
-    flat = ids.reshape(-1).to(torch.int64)
-    bad = (flat < -1) | (flat >= experts)
-    if bool(bad.any()):
-        value = int(flat[bad][0])
-        raise ValueError(
-            f"permute: id {value} is outside -1..{experts - 1}; use -1 for a slot "
-            "without an expert"
-        )
-    here = (flat >= start) & (flat < stop)
-    slots = here.nonzero().reshape(-1)
-    order = torch.sort(flat[slots], stable=True).indices
-    slots = slots[order]
-    local_ids = flat[slots] - start
-    counts = torch.bincount(local_ids, minlength=stop - start)
-    offsets = torch.zeros(stop - start + 1, dtype=torch.int64, device=ids.device)
-    offsets[1:] = counts.cumsum(0)
-    inverse = torch.full_like(flat, -1)
-    inverse[slots] = torch.arange(len(slots), device=ids.device)
-    return Permutation(slots, local_ids, offsets, inverse.reshape(ids.shape))
-
-
-@dataclass(frozen=True, slots=True)
-class Aligned:
-    """Rows padded so that every block of rows belongs to one expert.
-
-    Shapes: slots i64[P] with `padding` where a row is empty; experts i64[P / block].
-    """
-
-    slots: torch.Tensor
-    experts: torch.Tensor
-    padding: int
-
-
-def align(permutation: Permutation, block: int) -> Aligned:
-    """Pad each expert's rows to a multiple of `block` (vLLM `moe_align_block_size`).
-
-    Empty rows hold the number of slots, T * k, one past the last valid slot.
-
-    Raises ValueError unless block is positive.
-    """
-    if block < 1:
-        raise ValueError(f"align: block={block} must be at least 1")
-    padding = permutation.inverse.numel()
-    offsets = permutation.offsets
-    blocks = (offsets.diff() + block - 1) // block
-    starts = torch.zeros_like(offsets)
-    starts[1:] = blocks.cumsum(0) * block
-    device = offsets.device
-    slots = torch.full((int(starts[-1]),), padding, dtype=torch.int64, device=device)
-    rows = torch.arange(len(permutation.slots), device=device)
-    expert = permutation.experts
-    slots[starts[expert] + rows - offsets[expert]] = permutation.slots
-    owners = torch.arange(len(blocks), device=device).repeat_interleave(blocks)
-    return Aligned(slots, owners, padding)
 
 
 def exact_weight(
@@ -140,8 +37,8 @@ def grouped_gemm(
     """y[r] = x[r] weight[e]^T (+ bias[e]) for the rows r of each expert e.
 
     Shapes: x [R, K]; weight [E, N, K]; offsets i64[E + 1]; bias [E, N]; `columns`
-    i64[C] picks some of the N; the result [R, N] or [R, C]. Only one expert is dequantised at
-    a time, so weights of any number of experts stream through.
+    i64[C] picks some of the N; the result [R, N] or [R, C]. Only one expert is
+    dequantised at a time, so weights of any number of experts stream through.
 
     `point` is the type of the result ("none": the accumulator's). Adding the bias in a
     step of its own may round to that type once more. Rows past offsets[E] are zero.
@@ -202,6 +99,21 @@ def combine(
     rows = rows.map(lambda tensor: tensor.reshape(tokens, choices, -1))
     order_known = "any" if numerics.combine_order == "any" else "slot"
     return bounds.total(rows, 1, numerics.combine, numerics, order=order_known)
+
+
+def with_identity(
+    down: Tap, permutation: Permutation, x: Tap, ids: torch.Tensor, experts: int
+) -> tuple[Tap, Permutation]:
+    """Append x [T, H] as the rows of identity experts: those with ids >= `experts`.
+
+    Combine then weights and adds them like any other row (LongCat's zero experts).
+    """
+    token = torch.arange(len(ids), device=ids.device)
+    row = len(permutation.slots) + token[:, None].expand_as(ids)
+    inverse = torch.where(ids >= experts, row, permutation.inverse)
+    slots = torch.cat([permutation.slots, token])
+    moved = Permutation(slots, permutation.experts, permutation.offsets, inverse)
+    return bounds.concatenate(down, x), moved
 
 
 def _check_offsets(offsets: torch.Tensor, experts: int, rows: int) -> None:

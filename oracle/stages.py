@@ -16,9 +16,10 @@ import torch
 from oracle import bounds
 from oracle.activation import activate
 from oracle.blocks import dequantize, quantize, quantize_tap
-from oracle.experts import Permutation, combine, grouped_gemm, permute
+from oracle.experts import combine, grouped_gemm, with_identity
 from oracle.numerics import Numerics
 from oracle.params import Blocks, Params
+from oracle.permutation import Permutation, permute
 from oracle.routing import Routed, route
 from oracle.shared import shared_expert
 from oracle.spec import BlockFormat, Layer
@@ -203,7 +204,11 @@ class Stages:
             layer, numerics = self.layer, self.numerics
             down, permutation = self.down(), self.permutation
             if layer.routing.zero_experts and self.replicated:
-                down, permutation = self._with_identity(down, permutation)
+                columns = slice(None) if self.columns is None else self.columns
+                x = self.tokens.map(lambda t: t[:, columns])
+                down, permutation = with_identity(
+                    down, permutation, x, self.ids(), layer.experts
+                )
             weights = self.weights() if layer.weight_on == "output" else None
             total = combine(down, permutation, weights, numerics)
             if layer.routing.scale_on == "sum" and layer.routing.scale != 1.0:
@@ -263,19 +268,6 @@ class Stages:
         self.taps[f"{name}_codes"] = Tap(codes)
         self.taps[f"{name}_scales"] = Tap(scales)
         return Blocks(codes, scales, blocks.format, blocks.global_scale)
-
-    def _with_identity(
-        self, down: Tap, permutation: Permutation
-    ) -> tuple[Tap, Permutation]:
-        """x appended as the rows of identity experts, for combine to weight and add."""
-        ids, columns = self.ids(), self.columns
-        x = self.tokens if columns is None else self.tokens.map(lambda t: t[:, columns])
-        token = torch.arange(len(ids), device=ids.device)
-        row = len(permutation.slots) + token[:, None].expand_as(ids)
-        inverse = torch.where(ids >= self.layer.experts, row, permutation.inverse)
-        slots = torch.cat([permutation.slots, token])
-        moved = Permutation(slots, permutation.experts, permutation.offsets, inverse)
-        return bounds.concatenate(down, x), moved
 
 
 def _plain(given: torch.Tensor) -> torch.Tensor:
