@@ -8,7 +8,15 @@ Notation: T tokens, H hidden, I intermediate, E experts, k top_k.
 """
 
 from oracle.spec.activation import GATED, Activation, ActivationKind, Clamp
-from oracle.spec.blocks import BlockFormat, Nonfinite, Rounding, ScaleRule
+from oracle.spec.blocks import (
+    POWER_RULES,
+    BlockFormat,
+    Nonfinite,
+    Recipe,
+    Rounding,
+    ScaleRule,
+    ScaleType,
+)
 from oracle.spec.checks import at_least, choose
 from oracle.spec.layer import PLAIN_TYPES, Layer, Shared, SharedCombine, WeightOn
 from oracle.spec.routing import (
@@ -25,8 +33,9 @@ from oracle.spec.routing import (
 
 __all__ = [
     "Layer", "Routing", "Activation", "Shared", "BlockFormat",
-    "GATED", "PLAIN_TYPES", "choose", "at_least",
+    "GATED", "PLAIN_TYPES", "POWER_RULES", "choose", "at_least",
     "ActivationKind", "Bias", "Clamp", "GroupScore", "MaskedFill", "Method",
-    "Nonfinite", "Order", "Renormalize", "Rounding", "ScaleOn", "ScaleRule", "Score",
+    "Nonfinite", "Order", "Recipe", "Renormalize", "Rounding", "ScaleOn", "ScaleRule",
+    "ScaleType", "Score",
     "SharedCombine", "WeightOn",
 ]  # fmt: skip
