@@ -20,6 +20,7 @@ from oracle.spec import choose
 AccumulatorRounding = Literal["nearest", "truncate"]
 Subnormals = Literal["keep", "flush"]
 CombineOrder = Literal["any", "slot", "expert"]
+Ties = Literal["lowest", "any", "highest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,14 @@ class Numerics:
     sqrt: Elementary = ulps(1)
     divide: Elementary = ulps(1)
     subnormals: Subnormals = "keep"
+    #: Which of two experts with equal keys is chosen; the contract is the lowest index.
+    ties: Ties = "lowest"
 
     def __post_init__(self) -> None:
         choose("Numerics", "accumulate", self.accumulate, ("fp32", *ACCUMULATORS))
         choose("Numerics", "subnormals", self.subnormals, get_args(Subnormals))
         choose("Numerics", "combine_order", self.combine_order, get_args(CombineOrder))
+        choose("Numerics", "ties", self.ties, get_args(Ties))
         types = ("none", "fp64", "fp32", "bf16", "fp16")
         for point in ROUNDING_POINTS:
             choose("Numerics", point, getattr(self, point), types)
