@@ -51,6 +51,9 @@ def _by_fraction(
         rest = magnitude - whole
         up = rest >= 0.5 if rounding == "half_away" else rest > 0.5
         whole += up
+    if entry.kind == "integer":
+        # Floats get their sign back with that of zero; an integer zero has none.
+        whole = torch.where(values < 0, 0.0 - whole, whole)
     return whole * quantum
 
 
