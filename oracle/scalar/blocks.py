@@ -124,7 +124,7 @@ def element_code(
         quotient: Value = Fraction(0)
     elif format.scale == "e8m0":
         quotient = Fraction(x) / divisor
-    elif format.reciprocal:
+    elif format.apply == "reciprocal":
         quotient = fp32(Fraction(x) * fp32(1 / divisor))
     else:
         quotient = fp32(Fraction(x) / divisor)

@@ -10,6 +10,7 @@ Notation: T tokens, H hidden, I intermediate, E experts, k top_k.
 from oracle.spec.activation import GATED, Activation, ActivationKind, Clamp
 from oracle.spec.blocks import (
     POWER_RULES,
+    Apply,
     BlockFormat,
     Nonfinite,
     Recipe,
@@ -34,7 +35,7 @@ from oracle.spec.routing import (
 __all__ = [
     "Layer", "Routing", "Activation", "Shared", "BlockFormat",
     "GATED", "PLAIN_TYPES", "POWER_RULES", "choose", "at_least",
-    "ActivationKind", "Bias", "Clamp", "GroupScore", "MaskedFill", "Method",
+    "ActivationKind", "Apply", "Bias", "Clamp", "GroupScore", "MaskedFill", "Method",
     "Nonfinite", "Order", "Recipe", "Renormalize", "Rounding", "ScaleOn", "ScaleRule",
     "ScaleType", "Score",
     "SharedCombine", "WeightOn",

@@ -9,9 +9,10 @@ from typing import Literal, get_args
 from oracle.spec.checks import at_least, choose
 
 ScaleRule = Literal["floor", "ceil", "even", "rceil", "divide", "multiply", "invert"]
-#: The rules that give a power of two; the others round amax / maximum to the scale type.
+#: The rules that give a power of two; the others round amax / maximum in fp32.
 POWER_RULES = ("floor", "ceil", "even", "rceil")
 ScaleType = Literal["e8m0", "e4m3", "fp32", "bf16", "fp16"]
+Apply = Literal["divide", "reciprocal", "inverse"]
 Recipe = Literal["paper", "te", "flashinfer", "torchao", "modelopt"]
 Rounding = Literal["nearest_even", "half_away", "half_toward_zero", "toward_zero"]
 Nonfinite = Literal["error", "propagate", "saturate"]
@@ -45,9 +46,9 @@ class BlockFormat:
     #: Whether the last block along an axis may be short.
     ragged: bool = False
     nonfinite: Nonfinite = "error"
-    #: Whether x is multiplied by the scale's reciprocal or divided by the scale: the
-    #: same for power-of-two scales. ``invert`` multiplies by M / a.
-    reciprocal: bool = False
+    #: How x meets a scale s that is no power of two: x / s, x * (1 / s), or
+    #: x * (M / a), whatever s was stored.
+    apply: Apply = "divide"
     #: What amax is mapped onto; None: the largest value of the element.
     maximum: float | None = None
     #: The scale of an all-zero block; None: what the rule makes of amax = amax_floor.
@@ -57,6 +58,7 @@ class BlockFormat:
 
     def __post_init__(self) -> None:
         choose("BlockFormat", "scale", self.scale, get_args(ScaleType))
+        choose("BlockFormat", "apply", self.apply, get_args(Apply))
         choose("BlockFormat", "recipe", self.recipe, get_args(Recipe))
         choose("BlockFormat", "scale_rule", self.scale_rule, get_args(ScaleRule))
         choose("BlockFormat", "rounding", self.rounding, get_args(Rounding))
