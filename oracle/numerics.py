@@ -1,12 +1,13 @@
 """How an implementation may round: declared, never guessed.
 
-`Numerics` names the accumulator of the matrix unit, the type at every rounding point and
-the errors of the elementary functions. `oracle.bounds` turns it into an interval for
-every element of every tap. Two implementations that differ only here are both right.
+`Numerics` names the accumulator of the matrix unit, the type at every rounding point
+and the errors of the elementary functions. `oracle.bounds` turns it into an interval
+for every element of every tap. Two implementations that differ only here are both
+right.
 
-Sources: Fasi, Higham, Mikaitis, Pranesh 2021 (V100, T4, A100); Khattak, Mikaitis 2026 and
-MMA-Sim 2511.10909 (Hopper, Ada, Blackwell); CUDA C++ Programming Guide, table of maximum
-errors of the mathematical functions.
+Sources: Fasi, Higham, Mikaitis, Pranesh 2021 (V100, T4, A100); Khattak, Mikaitis 2026
+and MMA-Sim 2511.10909 (Hopper, Ada, Blackwell); CUDA C++ Programming Guide, table of
+maximum errors of the mathematical functions.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Literal, get_args
 
 from oracle.spec import choose
 
-AccumulatorRounding = Literal["nearest", "truncate"]
+AccumulatorRounding = Literal["nearest", "truncate", "exact"]
 Subnormals = Literal["keep", "flush"]
 CombineOrder = Literal["any", "slot", "expert"]
 Ties = Literal["lowest", "any", "highest"]
@@ -30,8 +31,9 @@ class Accumulator:
     Each term is cut to a multiple of 2**(E - fraction), E the largest exponent among
     them; the exact sum of those is cut to `out_fraction` fraction bits. ``truncate``
     cuts toward zero (tensor cores); ``nearest`` rounds half to even (FFMA, CPUs), where
-    the terms themselves are not cut. After `promote` products (0: never) the running sum
-    is added into an fp32 register rounded to nearest, and starts again from zero.
+    the terms themselves are not cut; ``exact`` sums integers and turns into fp32 once.
+    After `promote` products (0: never) the running sum is added into an fp32 register
+    rounded to nearest, and starts again from zero.
     """
 
     name: str
@@ -40,24 +42,29 @@ class Accumulator:
     out_fraction: int
     rounding: AccumulatorRounding = "truncate"
     promote: int = 0
-    #: Exponent below which alignment does not go.
+    #: Exponent below which alignment does not go; of the least normal value (nearest).
     minimum_exponent: int = -132
 
     def __post_init__(self) -> None:
         choose("Accumulator", "rounding", self.rounding, get_args(AccumulatorRounding))
 
     @property
-    def unbiased(self) -> bool:
-        """Whether rounding errors average to zero, so that a statistical bound holds."""
-        return self.rounding == "nearest"
+    def biased(self) -> bool:
+        """Whether every cut goes one way, so that errors drift instead of averaging."""
+        return self.rounding == "truncate"
+
+    @property
+    def roundoff(self) -> float:
+        """Largest relative error of one rounding of the running sum."""
+        return 2.0 ** -(self.out_fraction + (not self.biased))
 
 
 #: Every unit the project knows. "fp32" in Numerics means: any of FP32_CLASS.
 ACCUMULATORS: dict[str, Accumulator] = {
     unit.name: unit
     for unit in (
-        Accumulator("fp64", 1, 52, 52, "nearest"),
-        Accumulator("ffma", 1, 23, 23, "nearest"),
+        Accumulator("fp64", 1, 52, 52, "nearest", minimum_exponent=-1022),
+        Accumulator("ffma", 1, 23, 23, "nearest", minimum_exponent=-126),
         Accumulator("hmma_volta", 4, 23, 23),
         Accumulator("hmma_ampere", 8, 24, 23),
         Accumulator("hmma_hopper", 16, 25, 23),
@@ -67,9 +74,9 @@ ACCUMULATORS: dict[str, Accumulator] = {
         Accumulator("qmma_ada", 16, 13, 13),
         Accumulator("qgmma_hopper", 32, 13, 13),
         Accumulator("qgmma_hopper_promoted", 32, 13, 13, promote=128),
-        Accumulator("bf16", 1, 7, 7, "nearest"),
+        Accumulator("bf16", 1, 7, 7, "nearest", minimum_exponent=-126),
         Accumulator("fp16", 1, 10, 10, "nearest", minimum_exponent=-14),
-        Accumulator("int32", 1, 31, 31, "nearest"),
+        Accumulator("int32", 1, 31, 31, "exact"),
     )
 }
 
@@ -79,15 +86,26 @@ FP32_CLASS = ("ffma", "hmma_volta", "hmma_ampere", "hmma_hopper", "tcgen05_bf16"
 
 @dataclass(frozen=True, slots=True)
 class Elementary:
-    """The error of one elementary function: |got - f(x)| <= relative |f(x)| + absolute."""
+    """The error of one elementary function: |got - f(x)| <= relative |f(x)| + absolute.
+
+    `type` is what it is evaluated in. With `landmarks`, results that every evaluation
+    in that type returns exactly count as exact: a limit closer than a quarter ulp, zero
+    below half the least subnormal, Inf past the largest value, exp(0) = 1 and the like
+    (the list is in `oracle.bounds.elementary`).
+    """
 
     relative: float
     absolute: float = 2.0**-149
+    type: str = "fp32"
+    landmarks: bool = True
 
 
 def ulps(count: float) -> Elementary:
     """`count` units in the last place of fp32, counted as relative error."""
     return Elementary(count * 2.0**-23)
+
+
+_ULP_1, _ULPS_2, _ULPS_4 = ulps(1), ulps(2), ulps(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +140,15 @@ class Numerics:
     #: Shared expert's result before it is added.
     shared: str = "fp32"
     output: str | None = None
-    exp: Elementary = ulps(2)
-    sigmoid: Elementary = ulps(4)
-    tanh: Elementary = ulps(2)
-    erf: Elementary = ulps(2)
-    log: Elementary = ulps(2)
-    sqrt: Elementary = ulps(1)
-    divide: Elementary = ulps(1)
+    #: Whether a kernel may skip the roundings between the operations of one stage.
+    fused: bool = True
+    exp: Elementary = _ULPS_2
+    sigmoid: Elementary = _ULPS_4
+    tanh: Elementary = _ULPS_2
+    erf: Elementary = _ULPS_2
+    log: Elementary = _ULPS_2
+    sqrt: Elementary = _ULP_1
+    divide: Elementary = _ULP_1
     subnormals: Subnormals = "keep"
     #: Which of two experts with equal keys is chosen; the contract is the lowest index.
     ties: Ties = "lowest"
@@ -173,10 +193,10 @@ PRESETS: dict[str, Numerics] = {
     "ieee": Numerics(),
     "cuda_fast": Numerics(subnormals="flush", **_FAST),  # type: ignore[arg-type]
     "reference": Numerics(
-        accumulate="fp64", partial="fp64", router="fp64", weights="fp64", gate_up="fp64",
-        activation="fp64", intermediate="fp64", down="fp64", weighted="fp64",
-        combine="fp64", shared="fp64",
-        **{name: Elementary(4 * 2.0**-52, math.ldexp(1.0, -1074))
+        accumulate="fp64", partial="fp64", router="fp64", weights="fp64",
+        gate_up="fp64", activation="fp64", intermediate="fp64", down="fp64",
+        weighted="fp64", combine="fp64", shared="fp64",
+        **{name: Elementary(4 * 2.0**-52, math.ldexp(1.0, -1074), "fp64")
            for name in ("exp", "sigmoid", "tanh", "erf", "log", "sqrt", "divide")},  # type: ignore[arg-type]
     ),
 }  # fmt: skip

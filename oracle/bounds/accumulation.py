@@ -1,0 +1,141 @@
+"""How far one dot product may stray, unit by unit: scalars, no tensors.
+
+Write p_k for the exact products, S = sum |p_k|, v = sum p_k. A partial sum over any
+subset is at most M = max(sum of positive p, sum of negative p) = (S + |v|) / 2,
+whatever the order; every bound here is a factor c with |got - v| <= c M.
+
+nearest, unit roundoff u: a tree of additions over m leaves errs by at most
+    M ((1 + u)^(m - 1) - 1): by induction, since for subtrees a + b = m
+    e = (e_a + e_b)(1 + u) + u M and (x - 1) + (y - 1) <= x y - 1 for x, y >= 1.
+truncate, n terms a step, F and Fout fraction bits: all but the largest of a step's
+    terms are cut by less than 2^(E - F) <= 2^-F (M + e), the sum then by 2^-Fout of
+    itself: M + e grows by (1 + n 2^-F)(1 + 2^-Fout) a step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from oracle.formats import get
+from oracle.numerics import Accumulator, Numerics
+
+#: Probability that any element of one GEMM exceeds its statistical bound, under its
+#: assumptions.
+FAMILY = 2.0**-20
+
+FP32_ROUNDOFF = 2.0**-24
+
+
+@dataclass(frozen=True, slots=True)
+class DotError:
+    """Factors of M, and what underflow adds.
+
+    worst always holds; likely holds for all elements of the tap but with FAMILY.
+    """
+
+    worst: float
+    likely: float
+    underflow: float
+    #: The factors are of S, not of M: chains of their own each reach their own M.
+    of_total: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Roundings:
+    """`count` roundings of partial sums, each by at most `most` of M."""
+
+    count: float
+    most: float
+    biased: bool
+
+
+def dot_error(
+    numerics: Numerics,
+    depth: int,
+    elements: int,
+    *,
+    blocks: int = 1,
+    bias: bool = False,
+) -> DotError:
+    """The largest error over the units that `numerics` admits, for K = `depth`.
+
+    `elements` of the tap share FAMILY; `blocks` runs of K carry scales that are applied
+    to their partial sums: two roundings each.
+    """
+    errors = [
+        _unit_error(unit, numerics, depth, elements, blocks, bias)
+        for unit in numerics.units
+    ]
+    return DotError(
+        max(error.worst for error in errors),
+        max(error.likely for error in errors),
+        max(error.underflow for error in errors),
+        any(unit.promote for unit in numerics.units),
+    )
+
+
+def _unit_error(
+    unit: Accumulator,
+    numerics: Numerics,
+    depth: int,
+    elements: int,
+    blocks: int,
+    bias: bool,
+) -> DotError:
+    splits = numerics.split_k
+    roundings = _chain(unit, depth, splits, blocks)
+    outside = unit.roundoff if unit.rounding == "nearest" else FP32_ROUNDOFF
+    # Two scalings of every block's sum lose 2 u S <= 4 u M together; then the blocks
+    # and the bias are added up.
+    roundings.append(_Roundings(4 + blocks + bias, outside, biased=False))
+    if splits > 1:
+        partial = 2.0 ** -(get(numerics.partial).mantissa + 1)
+        roundings.append(_Roundings(2 * splits - 1, partial, biased=False))
+    worst = math.expm1(sum(r.count * math.log1p(r.most) for r in roundings))
+    # Hoeffding: errors |e_j| <= a_j, independent, of mean zero, exceed
+    # lambda sqrt(sum a_j^2) with probability 2 exp(-lambda^2 / 2). Every rounding acts
+    # on a partial sum of at most M (1 + worst). Truncation: half its range is drift,
+    # the other half fluctuates.
+    spread = math.sqrt(2.0 * math.log(2.0 * max(elements, 1) / FAMILY))
+    drift = sum(r.count * r.most / 2 for r in roundings if r.biased)
+    square = sum(r.count * (r.most / (2 if r.biased else 1)) ** 2 for r in roundings)
+    likely = (drift + spread * math.sqrt(square)) * (1.0 + worst)
+    underflow = _underflow(unit, numerics, depth)
+    return DotError(worst, min(likely, worst), underflow, unit.promote > 0)
+
+
+def _chain(unit: Accumulator, depth: int, splits: int, blocks: int) -> list[_Roundings]:
+    """Roundings between the exact products and the sum of all K of them."""
+    if unit.rounding == "exact":
+        # The integer sum of every block becomes fp32: u S <= 2 u M together.
+        return [_Roundings(2, FP32_ROUNDOFF, biased=False)]
+    if unit.rounding == "nearest":
+        # K - 1 sums; K products, whose errors add up to u S <= 2 u M in the worst case
+        # and whose squares to u^2 S^2 <= 4 u^2 M^2.
+        return [_Roundings(depth + 3, unit.roundoff, biased=False)]
+    steps = blocks * math.ceil(depth / blocks / unit.terms) + splits - 1
+    roundings = []
+    if unit.promote:
+        promotions = -(-depth // unit.promote) + splits - 1
+        roundings.append(_Roundings(promotions, FP32_ROUNDOFF, biased=False))
+        steps = min(steps, -(-unit.promote // unit.terms))
+    # One more cut term where the running sum starts from a bias of 24 bits.
+    roundings.append(
+        _Roundings(steps * unit.terms + 1, 2.0**-unit.fraction, biased=True)
+    )
+    roundings.append(_Roundings(steps, 2.0**-unit.out_fraction, biased=True))
+    return roundings
+
+
+def _underflow(unit: Accumulator, numerics: Numerics, depth: int) -> float:
+    """What K products and sums lose below the least exponents."""
+    least = 2.0 ** (unit.minimum_exponent - unit.fraction)
+    if unit.rounding == "truncate":
+        # fp32's own subnormals end above the alignment's.
+        each = (unit.terms + 1) / unit.terms * least + 2.0**-149
+    else:
+        each = least
+    if numerics.subnormals == "flush":
+        each = max(each, 2.0**-126)
+    return 2.0 * (depth + 1) * each
