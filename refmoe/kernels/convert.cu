@@ -1,0 +1,35 @@
+// Element formats alone: one value, one code. Rounding: encode rounds once, decode is exact.
+#include "formats.cuh"
+
+// codes[i] = encode(values[i]). Grid: ceil(count / block), any block. One rounding, saturating.
+template <class Format, Rounding R>
+__global__ void encode_elements(const float* values, u8* codes, i64 count) {
+  const i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) codes[i] = u8(encode<Format, R>(values[i]));
+}
+
+// values[i] = decode(codes[i]). Grid: ceil(count / block), any block. Exact.
+template <class Format>
+__global__ void decode_elements(const u8* codes, float* values, i64 count) {
+  const i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) values[i] = decode<Format>(codes[i]);
+}
+
+// bytes[i] = 127 + the rule's exponent for amaxes[i], held to 0..254; 0 for amax 0. As above.
+template <class Format, ScaleRule Rule>
+__global__ void scale_bytes(const float* amaxes, u8* bytes, i64 count) {
+  const i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) bytes[i] = u8(max(0, min(254, scale_exponent<Format, Rule>(amaxes[i]) + 127)));
+}
+
+// to[i] = T(values[i]), rounded to nearest even. Grid: ceil(count / block), any block.
+template <class T> __global__ void round_elements(const float* values, T* to, i64 count) {
+  const i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) to[i] = from_float<T>(values[i]);
+}
+
+// values[i] = from[i], exactly. Grid: ceil(count / block), any block.
+template <class T> __global__ void widen_elements(const T* from, float* values, i64 count) {
+  const i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) values[i] = to_float(from[i]);
+}

@@ -1,0 +1,335 @@
+// What CUDA C++ offers a kernel, on one CPU core: each thread of a block is a fibre, blocks
+// run one after the other. Warp collectives and barriers wait for exactly the lanes they name;
+// a lane that has left or never comes is an error, as the hardware's behaviour is undefined.
+#pragma once
+#include <math.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static const
+#define __shared__ static
+#define __forceinline__ inline
+#define __noinline__
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define REFMOE_EMULATED 1
+
+struct dim3 { unsigned x, y, z; };
+template <class T> struct alignas(2 * sizeof(T)) Pair { T x, y; };
+template <class T> struct alignas(4 * sizeof(T)) Quad { T x, y, z, w; };
+using uint2 = Pair<unsigned>; using uint4 = Quad<unsigned>;
+using int2 = Pair<int>; using int4 = Quad<int>;
+using float2 = Pair<float>; using float4 = Quad<float>;
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+static dim3 threadIdx, blockIdx, blockDim, gridDim;
+constexpr int warpSize = 32;
+
+namespace simt {
+
+constexpr unsigned kStack = 128 * 1024;
+constexpr unsigned kThreads = 1024;
+
+struct Warp {
+  unsigned arrived, mask, generation;
+  unsigned long long slots[32], results[2][32];
+};
+
+struct Fibre {
+  ucontext_t start;
+  jmp_buf state;
+  char* stack;
+  bool begun, done;
+};
+
+static Fibre fibres[kThreads];
+static Warp warps[kThreads / 32];
+static ucontext_t scheduler_start;
+static jmp_buf scheduler;
+static unsigned current, threads, finished, barrier_arrived, barrier_generation;
+static unsigned long long progress;
+static char error[256];
+static char* dynamic_shared;
+static void (*body)();
+
+inline void yield() {
+  if (_setjmp(fibres[current].state) == 0) _longjmp(scheduler, 1);
+}
+
+[[noreturn]] inline void fail(const char* what) {
+  if (!error[0])
+    snprintf(error, sizeof error, "block %u, thread %u: %s", blockIdx.x, current, what);
+  fibres[current].done = true;
+  finished = threads;
+  yield();
+  abort();
+}
+
+inline void fibre_main() {
+  for (;;) {
+    body();
+    fibres[current].done = true;
+    ++finished;
+    ++progress;
+    yield();
+  }
+}
+
+inline void resume(unsigned thread) {
+  current = thread;
+  threadIdx = {thread % blockDim.x, thread / blockDim.x % blockDim.y,
+               thread / (blockDim.x * blockDim.y)};
+  Fibre& fibre = fibres[thread];
+  if (_setjmp(scheduler) != 0) return;
+  if (fibre.begun) _longjmp(fibre.state, 1);
+  fibre.begun = true;
+  if (!fibre.stack) fibre.stack = static_cast<char*>(malloc(kStack));
+  getcontext(&fibre.start);
+  fibre.start.uc_stack.ss_sp = fibre.stack;
+  fibre.start.uc_stack.ss_size = kStack;
+  fibre.start.uc_link = nullptr;
+  makecontext(&fibre.start, fibre_main, 0);
+  setcontext(&fibre.start);
+}
+
+inline unsigned common_divisor(unsigned a, unsigned b) {
+  return b ? common_divisor(b, a % b) : a;
+}
+
+// Threads of a block take turns in an order that `seed` picks: results must not depend on it.
+inline void run_block(unsigned seed) {
+  finished = barrier_arrived = 0;
+  memset(warps, 0, sizeof warps);
+  for (unsigned t = 0; t < threads; ++t) fibres[t].done = false;
+  unsigned stride = 1;
+  if (seed && threads > 1) {
+    stride = (seed * 2 + 1) % threads;
+    while (stride == 0 || common_divisor(threads, stride) != 1)
+      stride = stride % threads + 1;
+  }
+  while (finished < threads) {
+    const unsigned long long before = progress;
+    for (unsigned n = 0; n < threads && finished < threads; ++n) {
+      const unsigned t = static_cast<unsigned>((n * (unsigned long long)stride + seed) % threads);
+      if (!fibres[t].done) resume(t);
+    }
+    if (error[0]) return;
+    if (progress == before) {
+      snprintf(error, sizeof error, "block %u: threads wait for a barrier that others never reach",
+               blockIdx.x);
+      for (unsigned t = 0; t < kThreads; ++t) fibres[t].begun = false;
+      return;
+    }
+  }
+}
+
+inline void barrier() {
+  if (finished) fail("__syncthreads after a thread of the block has left");
+  const unsigned generation = barrier_generation;
+  ++progress;
+  if (++barrier_arrived == threads) {
+    barrier_arrived = 0;
+    ++barrier_generation;
+    return;
+  }
+  while (barrier_generation == generation) yield();
+}
+
+// Every lane of `mask` hands in a value; all of them get the table of what the lanes handed in.
+inline const unsigned long long* exchange(unsigned mask, unsigned long long value) {
+  Warp& warp = warps[current / 32];
+  const unsigned lane = current % 32;
+  if (!(mask >> lane & 1)) fail("a warp collective whose mask leaves out the calling lane");
+  for (unsigned other = 0; other < 32; ++other) {
+    const unsigned thread = current / 32 * 32 + other;
+    if ((mask >> other & 1) && (thread >= threads || fibres[thread].done))
+      fail("a warp collective names a lane that has left or does not exist");
+  }
+  if (warp.arrived && warp.mask != mask) fail("lanes of a warp disagree on a collective's mask");
+  warp.mask = mask;
+  warp.slots[lane] = value;
+  warp.arrived |= 1u << lane;
+  const unsigned generation = warp.generation;
+  ++progress;
+  if (warp.arrived == mask) {
+    warp.arrived = 0;
+    memcpy(warp.results[++warp.generation & 1], warp.slots, sizeof warp.slots);
+  } else {
+    while (warp.generation == generation) yield();
+  }
+  return warp.results[(generation + 1) & 1];
+}
+
+template <class T> unsigned long long pack(T value) {
+  unsigned long long bits = 0;
+  static_assert(sizeof(T) <= 8);
+  memcpy(&bits, &value, sizeof value);
+  return bits;
+}
+template <class T> T unpack(unsigned long long bits) {
+  T value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+template <class To, class From> To bits(From from) { return unpack<To>(pack(from)); }
+
+template <class T> T pick(unsigned mask, T value, unsigned source) {
+  const unsigned long long* table = exchange(mask, pack(value));
+  if (!(mask >> (source & 31) & 1)) fail("a shuffle reads a lane outside its mask");
+  return unpack<T>(table[source & 31]);
+}
+
+template <class T, class F> T fold(unsigned mask, T value, F combine) {
+  const unsigned long long* table = exchange(mask, pack(value));
+  bool first = true;
+  T total{};
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if (!(mask >> lane & 1)) continue;
+    const T other = unpack<T>(table[lane]);
+    total = first ? other : combine(total, other);
+    first = false;
+  }
+  return total;
+}
+
+template <unsigned... I> struct Indices {};
+template <unsigned N, unsigned... I> struct Count : Count<N - 1, N - 1, I...> {};
+template <unsigned... I> struct Count<0, I...> { using type = Indices<I...>; };
+
+static void** arguments;
+template <class... P, unsigned... I> void invoke(void (*kernel)(P...), Indices<I...>) {
+  kernel(*static_cast<P*>(arguments[I])...);
+}
+
+// Runs `kernel` over the grid; the sizes of the arguments handed in must be its parameters'.
+template <auto Kernel, class... P>
+const char* launch(void (*)(P...), const unsigned* grid, const unsigned* block, unsigned shared,
+                   void** values, const unsigned* sizes, unsigned count, unsigned seed) {
+  const unsigned wanted[] = {static_cast<unsigned>(sizeof(P))...};
+  error[0] = 0;
+  if (count != sizeof...(P)) {
+    snprintf(error, sizeof error, "%u arguments for %u parameters", count,
+             static_cast<unsigned>(sizeof...(P)));
+    return error;
+  }
+  for (unsigned i = 0; i < count; ++i) {
+    if (sizes[i] == wanted[i]) continue;
+    snprintf(error, sizeof error, "argument %u has %u bytes, its parameter %u", i, sizes[i],
+             wanted[i]);
+    return error;
+  }
+  gridDim = {grid[0], grid[1], grid[2]};
+  blockDim = {block[0], block[1], block[2]};
+  threads = block[0] * block[1] * block[2];
+  if (threads == 0 || threads > kThreads) return "a block has 1 to 1024 threads";
+  arguments = values;
+  dynamic_shared = static_cast<char*>(aligned_alloc(128, (shared + 127) / 128 * 128 + 128));
+  body = [] { invoke<P...>(Kernel, typename Count<sizeof...(P)>::type{}); };
+  for (unsigned z = 0; z < grid[2]; ++z)
+    for (unsigned y = 0; y < grid[1]; ++y)
+      for (unsigned x = 0; x < grid[0] && !error[0]; ++x) {
+        blockIdx = {x, y, z};
+        memset(dynamic_shared, 0xA5, shared);
+        run_block(seed);
+      }
+  free(dynamic_shared);
+  return error[0] ? error : nullptr;
+}
+
+}  // namespace simt
+
+inline void __syncthreads() { simt::barrier(); }
+inline void __syncwarp(unsigned mask = ~0u) { simt::exchange(mask, 0); }
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+
+template <class T> T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
+  const unsigned lane = simt::current % 32;
+  return simt::pick(mask, value, (lane & ~(width - 1)) + (source & (width - 1)));
+}
+template <class T> T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
+  const unsigned lane = simt::current % 32, other = lane ^ bits;
+  return simt::pick(mask, value, other / width == lane / width ? other : lane);
+}
+template <class T> T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+  const unsigned lane = simt::current % 32;
+  return simt::pick(mask, value, lane % width >= delta ? lane - delta : lane);
+}
+template <class T> T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+  const unsigned lane = simt::current % 32;
+  return simt::pick(mask, value, lane % width + delta < unsigned(width) ? lane + delta : lane);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  const unsigned own = predicate ? 1u << simt::current % 32 : 0u;
+  return simt::fold(mask, own, [](unsigned a, unsigned b) { return a | b; });
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __all_sync(unsigned mask, int predicate) {
+  return __ballot_sync(mask, predicate) == mask;
+}
+template <class T> unsigned __match_any_sync(unsigned mask, T value) {
+  const unsigned long long* table = simt::exchange(mask, simt::pack(value));
+  unsigned same = 0;
+  for (unsigned lane = 0; lane < 32; ++lane)
+    if ((mask >> lane & 1) && table[lane] == simt::pack(value)) same |= 1u << lane;
+  return same;
+}
+template <class T> T __reduce_max_sync(unsigned mask, T value) {
+  return simt::fold(mask, value, [](T a, T b) { return a > b ? a : b; });
+}
+template <class T> T __reduce_min_sync(unsigned mask, T value) {
+  return simt::fold(mask, value, [](T a, T b) { return a < b ? a : b; });
+}
+template <class T> T __reduce_add_sync(unsigned mask, T value) {
+  return simt::fold(mask, value, [](T a, T b) { return T(a + b); });
+}
+inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
+  return simt::fold(mask, value, [](unsigned a, unsigned b) { return a | b; });
+}
+inline unsigned __activemask() { return ~0u; }
+
+template <class T, class V> T atomicAdd(T* at, V value) {
+  const T old = *at;
+  *at = T(old + value);
+  return old;
+}
+template <class T, class V> T atomicMax(T* at, V value) {
+  const T old = *at;
+  if (T(value) > old) *at = T(value);
+  return old;
+}
+template <class T, class V> T atomicOr(T* at, V value) {
+  const T old = *at;
+  *at = T(old | value);
+  return old;
+}
+
+inline unsigned __float_as_uint(float x) { return simt::bits<unsigned>(x); }
+inline float __uint_as_float(unsigned x) { return simt::bits<float>(x); }
+inline int __float_as_int(float x) { return simt::bits<int>(x); }
+inline float __int_as_float(int x) { return simt::bits<float>(x); }
+inline long long __double_as_longlong(double x) { return simt::bits<long long>(x); }
+inline double __longlong_as_double(long long x) { return simt::bits<double>(x); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline float __fsqrt_rn(float a) { return sqrtf(a); }
+inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+template <class T> T __ldg(const T* at) { return *at; }
+template <class T> void __stcs(T* at, T value) { *at = value; }
+template <class T> T __ldcs(const T* at) { return *at; }
+template <class T> T min(T a, T b) { return b < a ? b : a; }
+template <class T> T max(T a, T b) { return a < b ? b : a; }

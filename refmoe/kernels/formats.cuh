@@ -1,0 +1,88 @@
+// Element formats: a code's value and a value's code, bit by bit.
+#pragma once
+#include "rounding.cuh"
+
+// Sign, exponent, kMantissa fraction bits. kMaximum is the code of the largest value, whose
+// exponent and fraction (as fp32 bits) the scale rules need; -1 stands for a code that the
+// format lacks, and kNanStandIn is what a NaN encodes as.
+template <int Bits, int Mantissa, int Bias, u32 Maximum, int Infinity, int Nan, u32 NanStandIn>
+struct FloatFormat {
+  static constexpr bool kInteger = false;
+  static constexpr int kBits = Bits, kMantissa = Mantissa, kBias = Bias;
+  static constexpr u32 kMaximum = Maximum, kNanStandIn = NanStandIn;
+  static constexpr int kInfinity = Infinity, kNan = Nan;
+  static constexpr int kLargestExponent = int(Maximum >> Mantissa) - Bias;
+  static constexpr u32 kLargestFraction = (Maximum & ((1u << Mantissa) - 1u)) << (23 - Mantissa);
+};
+namespace element {
+struct e2m1 : FloatFormat<4, 1, 1, 0x7, -1, -1, 0x7> {};
+struct e2m3 : FloatFormat<6, 3, 1, 0x1F, -1, -1, 0x1F> {};
+struct e3m2 : FloatFormat<6, 2, 3, 0x1F, -1, -1, 0x1F> {};
+struct e4m3 : FloatFormat<8, 3, 7, 0x7E, -1, 0x7F, 0x7F> {};
+struct e5m2 : FloatFormat<8, 2, 15, 0x7B, 0x7C, 0x7F, 0x7F> {};
+}  // namespace element
+
+// Two's complement in units of 2^-kMantissa; encoding reaches down to kMinimum.
+template <int Bits, int Mantissa, int Minimum> struct IntegerFormat {
+  static constexpr bool kInteger = true;
+  static constexpr int kBits = Bits, kMantissa = Mantissa, kMinimum = Minimum;
+  static constexpr int kMaximum = (1 << (Bits - 1)) - 1;
+  static constexpr int kLargestExponent = Bits - 2 - Mantissa;
+  static constexpr u32 kLargestFraction = u32(kMaximum << (25 - Bits)) & 0x7FFFFFu;
+};
+namespace element {
+struct int8 : IntegerFormat<8, 0, -128> {};
+struct int4 : IntegerFormat<4, 0, -8> {};
+struct mxint8 : IntegerFormat<8, 6, -127> {};
+}  // namespace element
+
+// The code of the representable value next to `value`, saturating; two's complement in the low
+// byte for integers, sign and magnitude otherwise. A NaN gets its stand-in, 0 in integers.
+template <class Format, Rounding R> __device__ __forceinline__ u32 encode(float value) {
+  const u32 magnitude = __float_as_uint(value) & ~kSign;
+  const u32 sign = __float_as_uint(value) >> 31;
+  const Split parts = split(magnitude);
+  if constexpr (Format::kInteger) {
+    // One unit is 2^-kMantissa: significand * 2^(field - 150 + kMantissa) units.
+    const int drop = 150 - Format::kMantissa - int(parts.field);
+    int code = magnitude >= (127u + 24u) << 23 || drop < 0
+                   ? 1 << 24
+                   : int(shift_right<R>(parts.significand, min(drop, 31)));
+    code = sign ? -code : code;
+    code = max(Format::kMinimum, min(Format::kMaximum, code));
+    return magnitude > kInfinity ? 0u : u32(code);
+  } else {
+    constexpr u32 kShift = 23 - Format::kMantissa;
+    constexpr u32 kLeastField = 128 - Format::kBias;  // of the least normal value
+    const bool subnormal = parts.field < kLeastField;
+    const u32 drop = kShift + (subnormal ? kLeastField - parts.field : 0u);
+    const u32 rebias = subnormal ? 0u : (parts.field - kLeastField) << Format::kMantissa;
+    u32 code = shift_right<R>(parts.significand, min(drop, 31u)) + rebias;
+    code = min(code, Format::kMaximum) | sign << (Format::kBits - 1);
+    return magnitude > kInfinity ? Format::kNanStandIn : code;
+  }
+}
+
+// The value of a code; integer codes are sign extended from kBits.
+template <class Format> __device__ __forceinline__ float decode(u32 code) {
+  if constexpr (Format::kInteger) {
+    const int whole = int(code << (32 - Format::kBits)) >> (32 - Format::kBits);
+    return float(whole) * power_of_two(-Format::kMantissa);
+  } else {
+    constexpr u32 kSignBit = 1u << (Format::kBits - 1);
+    const u32 magnitude = code & (kSignBit - 1u);
+    const u32 sign = code & kSignBit ? kSign : 0u;
+    const float steps = float(magnitude) * power_of_two(1 - Format::kBias - Format::kMantissa);
+    u32 bits = magnitude >> Format::kMantissa
+                   ? (magnitude << (23 - Format::kMantissa)) + ((127u - Format::kBias) << 23)
+                   : __float_as_uint(steps);
+    if (Format::kNan >= 0 && magnitude > Format::kMaximum)
+      bits = int(magnitude) == Format::kInfinity ? kInfinity : kQuietNan;
+    return __uint_as_float(bits | sign);
+  }
+}
+
+// E8M0: byte b is 2^(b - 127), byte 0 too; 255 is NaN.
+__device__ __forceinline__ float decode_e8m0(u32 byte) {
+  return byte == 255u ? quiet_nan() : power_of_two(int(byte) - 127);
+}

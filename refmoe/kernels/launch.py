@@ -1,0 +1,197 @@
+"""What stands between a PyTorch call and a kernel: checks, stream, launch.
+
+A launcher checks every tensor, allocates the outputs with PyTorch and calls a `Kernel`.
+It never synchronises, and after `warm_up` it neither compiles nor loads: a call can be
+captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from refmoe.kernels import loader
+
+Size = tuple[int, int, int]
+Argument = torch.Tensor | np.generic | int | float | None
+
+#: The most blocks that a grid may have along x; y and z end at 65,535.
+GRID_LIMIT = 2**31 - 1
+
+
+class Backend(Protocol):
+    """Runs kernels on tensors of devices of one kind."""
+
+    kind: str
+
+    def run(
+        self, kernel: Kernel, grid: Size, block: Size,
+        arguments: Sequence[np.generic], shared: int, device: torch.device,
+    ) -> None:  # fmt: skip
+        """Launch; arguments are pointers and scalars of their parameters' widths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel of a .cu file: a function's name with its template arguments."""
+
+    file: str
+    expression: str
+
+    def __call__(
+        self, grid: int | tuple[int, ...], block: int, *arguments: Argument,
+        device: torch.device, shared: int = 0,
+    ) -> None:  # fmt: skip
+        """Launch on the current stream of `device`; an empty grid launches nothing.
+
+        Tensors and None pass as pointers, int as 64-bit and float as 32-bit scalars.
+        """
+        sizes = (grid,) if isinstance(grid, int) else grid
+        if 0 in sizes:
+            return
+        if sizes[0] > GRID_LIMIT or max(sizes[1:], default=0) > 65535:
+            raise ValueError(
+                f"{self.expression}: a grid of {sizes} blocks exceeds ({GRID_LIMIT}, "
+                "65535, 65535); split the input along its first axis"
+            )
+        x, y, z = (*sizes, 1, 1)[:3]
+        scalars = [_scalar(argument) for argument in arguments]
+        _backend.run(self, (x, y, z), (block, 1, 1), scalars, shared, device)
+
+
+def _scalar(argument: Argument) -> np.generic:
+    if isinstance(argument, torch.Tensor):
+        return np.uint64(argument.data_ptr())
+    if argument is None:
+        return np.uint64(0)
+    if isinstance(argument, np.generic):
+        return argument
+    return np.int64(argument) if isinstance(argument, int) else np.float32(argument)
+
+
+class Cuda:
+    """Launches through CuPy on the current PyTorch stream."""
+
+    kind = "cuda"
+
+    def __init__(self) -> None:
+        self._streams: dict[int, Any] = {}
+
+    def run(
+        self, kernel: Kernel, grid: Size, block: Size,
+        arguments: Sequence[np.generic], shared: int, device: torch.device,
+    ) -> None:  # fmt: skip
+        """Launch asynchronously."""
+        index = device.index or 0
+        function = loader.function(kernel.file, kernel.expression, index, shared)
+        handle = torch.cuda.current_stream(index).cuda_stream
+        stream = self._streams.get(handle)
+        if stream is None:
+            stream = self._streams[handle] = _wrap(handle)
+        if index == torch.cuda.current_device():
+            function(grid, block, tuple(arguments), shared_mem=shared, stream=stream)
+            return
+        with torch.cuda.device(index):
+            function(grid, block, tuple(arguments), shared_mem=shared, stream=stream)
+
+
+@dataclass(frozen=True, slots=True)
+class _Handle:
+    """A raw stream under the protocol by which libraries hand streams over."""
+
+    handle: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.handle
+
+
+def _wrap(handle: int) -> Any:
+    import cupy
+
+    return cupy.cuda.Stream.from_external(_Handle(handle))
+
+
+_backend: Backend = Cuda()
+
+
+@contextmanager
+def through(backend: Backend) -> Iterator[None]:
+    """Within it, every launch of the process goes to `backend`."""
+    global _backend
+    before, _backend = _backend, backend
+    try:
+        yield
+    finally:
+        _backend = before
+
+
+def is_tensor(op: str, name: str, value: object) -> torch.Tensor:
+    """`value`; TypeError unless it is a tensor."""
+    if not isinstance(value, torch.Tensor):
+        kind = type(value).__name__
+        raise TypeError(f"{op}: {name} is a {kind}; give a torch.Tensor")
+    return value
+
+
+def check(
+    op: str,
+    name: str,
+    tensor: torch.Tensor,
+    dtypes: Sequence[torch.dtype],
+    shape: Sequence[int | None],
+    device: torch.device | None = None,
+) -> torch.Tensor:
+    """`tensor`, if a kernel may read it as it lies; a clear error otherwise.
+
+    None in `shape` accepts any size along that axis; without `device`, any device of
+    the backend's kind will do.
+
+    Raises TypeError for a value that is no tensor or a type that is not in `dtypes`,
+    ValueError for another shape, device or a non-contiguous layout.
+    """
+    is_tensor(op, name, tensor)
+    if tensor.dtype not in dtypes:
+        wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        got = str(tensor.dtype).removeprefix("torch.")
+        raise TypeError(f"{op}: {name} is {got}; convert it to {wanted}")
+    fits = tensor.ndim == len(shape) and all(
+        want is None or have == want
+        for have, want in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(
+            f"{op}: {name} has shape {tuple(tensor.shape)}; it must be [{wanted}]"
+        )
+    if device is None:
+        if tensor.device.type != _backend.kind:
+            raise ValueError(
+                f"{op}: {name} is on {tensor.device}; move it to a {_backend.kind} "
+                "device"
+            )
+    elif tensor.device != device:
+        raise ValueError(
+            f"{op}: {name} is on {tensor.device}, the other tensors are on {device}; "
+            "move it there"
+        )
+    if not tensor.is_contiguous():
+        raise ValueError(
+            f"{op}: {name} has strides {tensor.stride()} for shape "
+            f"{tuple(tensor.shape)}; pass {name}.contiguous()"
+        )
+    return tensor
+
+
+def aligned(size: int, *tensors: torch.Tensor) -> bool:
+    """Whether all `tensors` start at a multiple of `size` bytes."""
+    return all(tensor.data_ptr() % size == 0 for tensor in tensors)
+
+
+def blocks_for(items: int, per_block: int) -> int:
+    """How many blocks cover `items`."""
+    return -(-items // per_block)

@@ -1,0 +1,71 @@
+"""From a .cu file and an expression to a function on a GPU, through the disk cache."""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from refmoe.kernels import cache, compiler
+
+_lock = threading.RLock()
+_functions: dict[tuple[str, str, int, str], Any] = {}
+
+
+def target_for(device: int) -> str:
+    """The compile target for a CUDA device: its own, or $REFMOE_TARGET.
+
+    REFMOE_TARGET=compute_80 runs the code paths of older GPUs on a newer one.
+    """
+    return os.environ.get("REFMOE_TARGET") or _own_target(device)
+
+
+@lru_cache
+def _own_target(device: int) -> str:
+    return compiler.target_of(*torch.cuda.get_device_capability(device))
+
+
+def function(file: str, expression: str, device: int, shared: int = 0) -> Any:
+    """The CuPy kernel for `expression` of `file`, loaded on `device`.
+
+    `shared` bytes of dynamic shared memory are allowed for when they pass 48 KiB.
+    Compiles on the first call in the world, reads the disk cache on the first call in
+    a process; a later call is one dictionary look-up.
+    """
+    target = target_for(device)
+    key = (file, expression, device, target)
+    loaded = _functions.get(key)
+    if loaded is None:
+        with _lock, torch.cuda.device(device):
+            loaded = _functions.get(key) or _load(file, expression, target)
+            _functions[key] = loaded
+    if shared > max(loaded.max_dynamic_shared_size_bytes, 48 * 1024):
+        with torch.cuda.device(device):
+            loaded.max_dynamic_shared_size_bytes = shared
+    return loaded
+
+
+def _load(file: str, expression: str, target: str) -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise RuntimeError(
+            "CuPy is missing, which runs the kernels; install `refmoe[cuda13]` "
+            "(or [cuda12])"
+        ) from error
+    path, image = cache.fetch(file, (expression,), target)
+    kernel = cupy.RawModule(path=str(path)).get_function(image.names[expression])
+    try:
+        kernel.attributes  # noqa: B018 loads the module now: never during a capture
+    except cupy.cuda.driver.CUDADriverError as error:
+        driver = cupy.cuda.runtime.driverGetVersion()
+        major, minor = compiler.version()
+        raise RuntimeError(
+            f"the driver (CUDA {driver // 1000}.{driver % 1000 // 10}) does not load "
+            f"{expression} of {file}, compiled for {target} by NVRTC {major}.{minor}: "
+            f"{error}. Update the driver, or install an NVRTC of the driver's release"
+        ) from error
+    return kernel

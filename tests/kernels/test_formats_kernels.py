@@ -1,0 +1,99 @@
+"""The kernels' element formats against the oracle's, exhaustively where finite."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+
+from oracle import formats
+from oracle.spec import Rounding
+from refmoe.kernels.launch import Kernel, blocks_for
+
+FLOATS = ("e2m1", "e2m3", "e3m2", "e4m3", "e5m2")
+ELEMENTS = (*FLOATS, "int8", "int4", "mxint8")
+ROUNDINGS = {
+    "nearest_even": "kNearestEven",
+    "half_away": "kHalfAway",
+    "half_toward_zero": "kHalfTowardZero",
+    "toward_zero": "kTowardZero",
+}
+
+
+def through(expression: str, given: torch.Tensor, result: torch.dtype) -> torch.Tensor:
+    out = torch.empty(given.shape, dtype=result)
+    count = given.numel()
+    kernel = Kernel("convert.cu", expression)
+    kernel(blocks_for(count, 256), 256, given, out, count, device=given.device)
+    return out
+
+
+def every_bf16() -> torch.Tensor:
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
+    return bits.view(torch.bfloat16).to(torch.float32)
+
+
+def around_boundaries(name: str) -> torch.Tensor:
+    """Every value of a format, every midpoint, and both fp32 neighbours of each."""
+    codes = torch.arange(2 ** formats.get(name).bits, dtype=torch.int32)
+    values = formats.decode(codes, name)
+    values = values[values.isfinite()].unique()
+    points = torch.cat([values, (values[1:] + values[:-1]) / 2]).to(torch.float32)
+    infinity = torch.tensor(torch.inf)
+    near = [points, points.nextafter(infinity), points.nextafter(-infinity)]
+    return torch.cat([*near, torch.tensor([1e-45, -1e-45, 3e38, -0.0])])
+
+
+def test_encode_covers_every_rounding_of_the_oracle() -> None:
+    assert set(ROUNDINGS) == set(get_args(Rounding))
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("name", ELEMENTS)
+def test_encode_equals_oracle(name: str, rounding: Rounding, emulated: None) -> None:
+    values = torch.cat([every_bf16(), around_boundaries(name)])
+    expression = f"encode_elements<element::{name}, {ROUNDINGS[rounding]}>"
+    codes = through(expression, values, formats.get(name).storage)
+    torch.testing.assert_close(
+        codes, formats.encode(values, name, rounding), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("name", ELEMENTS)
+def test_decode_equals_oracle(name: str, emulated: None) -> None:
+    codes = torch.arange(2 ** formats.get(name).bits, dtype=torch.int32).to(torch.uint8)
+    got = through(f"decode_elements<element::{name}>", codes, torch.float32)
+    want = formats.decode(codes, name)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=0, equal_nan=True)
+    finite = want.isfinite()
+    assert torch.equal(got[finite].signbit(), want[finite].signbit())
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_widen_and_round_are_inverse_on_every_code(
+    name: str, dtype: torch.dtype, emulated: None
+) -> None:
+    codes = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
+    values = through(f"widen_elements<{name}>", codes, torch.float32)
+    want = codes.to(torch.float64)
+    torch.testing.assert_close(values.double(), want, rtol=0, atol=0, equal_nan=True)
+    back = through(f"round_elements<{name}>", values, dtype)
+    kept = ~codes.isnan()
+    assert torch.equal(back.view(torch.int16)[kept], codes.view(torch.int16)[kept])
+    assert bool(back[~kept].isnan().all())
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_round_equals_oracle_at_boundaries(
+    name: str, dtype: torch.dtype, emulated: None
+) -> None:
+    values = around_boundaries(name)
+    got = through(f"round_elements<{name}>", values, dtype)
+    want = formats.round_to(values.double(), name)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=0)
+    assert torch.equal(got.signbit(), want.signbit())
