@@ -57,7 +57,7 @@ def activate(
             f"activate: {columns} columns cannot hold a gate and an up half; give 2I"
         )
     gate, up = _split(gate_up)
-    top = _column(limit, activation.limit or 0.0, gate.value)
+    top = _column(limit, activation.limit or 0.0, gate).value
     top = torch.where(top > 0, top, torch.full_like(top, math.inf))
     if activation.kind == "softcap":
         capped = step.capped(gate, activation.gate_cap)
@@ -65,11 +65,11 @@ def activate(
             step.times(capped, step.sigmoid(gate)), step.capped(up, activation.up_cap)
         )
     up = bounds.clamp(up, -top, top)
-    up = step.plus(up, _column(beta, activation.beta, up.value))
+    up = step.plus(up, _column(beta, activation.beta, up))
     if activation.clamp == "before":
         gate = bounds.clamp_max(gate, top)
     curve: Callable[[Tap], Tap] = {
-        "swiglu": lambda g: step.swish(g, _column(alpha, activation.alpha, g.value)),
+        "swiglu": lambda g: step.swish(g, _column(alpha, activation.alpha, g)),
         "geglu_tanh": step.gelu_tanh,
         "geglu_erf": step.gelu_erf,
     }[activation.kind]
@@ -86,12 +86,11 @@ class _Arithmetic:
         self.numerics = numerics
         self.type = numerics.activation
 
-    def plus(self, a: Tap, constant: torch.Tensor | float) -> Tap:
-        return bounds.add(a, _exact(constant, a), self.type, self.numerics)
+    def plus(self, a: Tap, b: Tap | float) -> Tap:
+        return bounds.add(a, _tap(b, a), self.type, self.numerics)
 
-    def times(self, a: Tap, b: Tap | torch.Tensor | float) -> Tap:
-        other = b if isinstance(b, Tap) else _exact(b, a)
-        return bounds.multiply(a, other, self.type, self.numerics)
+    def times(self, a: Tap, b: Tap | float) -> Tap:
+        return bounds.multiply(a, _tap(b, a), self.type, self.numerics)
 
     def sigmoid(self, a: Tap) -> Tap:
         value = bounds.sigmoid(a, self.numerics)
@@ -101,17 +100,18 @@ class _Arithmetic:
         value = bounds.tanh(a, self.numerics)
         return bounds.inexact(value, self.type, self.numerics)
 
-    def swish(self, g: Tap, alpha: torch.Tensor) -> Tap:
+    def swish(self, g: Tap, alpha: Tap | float) -> Tap:
         return self.times(g, self.sigmoid(self.times(g, alpha)))
 
     def capped(self, a: Tap, cap: float) -> Tap:
-        return self.times(self.tanh(self.times(a, 1.0 / cap)), cap)
+        inner = bounds.divide(a, _tap(cap, a), self.numerics)
+        inner = bounds.inexact(inner, self.type, self.numerics)
+        return self.times(self.tanh(inner), cap)
 
     def gelu_tanh(self, g: Tap) -> Tap:
         cube = self.times(self.times(g, g), self.times(g, 0.044715))
-        inner = bounds.add(g, cube, self.type, self.numerics)
-        curve = self.tanh(self.times(inner, math.sqrt(2.0 / math.pi)))
-        return self.times(self.times(g, 0.5), self.plus(curve, 1.0))
+        inner = self.times(self.plus(g, cube), math.sqrt(2.0 / math.pi))
+        return self.times(self.times(g, 0.5), self.plus(self.tanh(inner), 1.0))
 
     def gelu_erf(self, g: Tap) -> Tap:
         curve = bounds.erf(self.times(g, math.sqrt(0.5)), self.numerics)
@@ -127,7 +127,7 @@ def _plain(up: Tap, activation: Activation, step: _Arithmetic) -> Tap:
         return step.times(positive, positive)
     if activation.kind == "gelu_erf":
         return step.gelu_erf(up)
-    return step.swish(up, torch.ones_like(up.value[:, :1]))
+    return step.swish(up, 1.0)
 
 
 def _split(gate_up: Tap) -> tuple[Tap, Tap]:
@@ -135,14 +135,12 @@ def _split(gate_up: Tap) -> tuple[Tap, Tap]:
     return gate_up.map(lambda t: t[..., :half]), gate_up.map(lambda t: t[..., half:])
 
 
-def _column(override: PerRow, default: float, like: torch.Tensor) -> torch.Tensor:
-    """f64[R, 1] of the override, or of the default."""
-    if override is not None:
-        return override.to(like.device, torch.float64)[:, None]
-    return torch.full_like(like[:, :1], default)
+def _column(override: PerRow, default: float, like: Tap) -> Tap:
+    """The override [R, 1], or the default for all rows."""
+    if override is None:
+        return bounds.constant(default, like)
+    return bounds.exactly(override.to(like.value.device, torch.float64)[:, None])
 
 
-def _exact(constant: torch.Tensor | float, like: Tap) -> Tap:
-    if not isinstance(constant, torch.Tensor):
-        constant = torch.tensor(constant, dtype=torch.float64, device=like.value.device)
-    return bounds.exactly(constant)
+def _tap(operand: Tap | float, like: Tap) -> Tap:
+    return operand if isinstance(operand, Tap) else bounds.constant(operand, like)
