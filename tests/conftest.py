@@ -1,4 +1,4 @@
-"""Hypothesis profiles, one share of the cores per xdist worker, tests that need a GPU."""
+"""Hypothesis profiles, a share of the cores for each worker, tests that need a GPU."""
 
 from __future__ import annotations
 

@@ -1,0 +1,148 @@
+"""torchao's quantisers as a port: MXFP4, MXFP6 and MXFP8 under every rule, NVFP4.
+
+Codes come back one to a byte, scales as bytes. On two kinds of input torchao leaves the
+format, and the port refuses them by name: `tests/peers/test_torchao_port.py` holds what
+it does there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from oracle.blocks import preset
+from oracle.numerics import Numerics
+from oracle.params import Blocks
+from oracle.spec import BlockFormat
+from refmoe.peers.require import require
+
+name = "torchao"
+device = "cpu"
+numerics = Numerics()
+
+_ELEMENTS = ("e2m1", "e2m3", "e3m2", "e4m3", "e5m2")
+_RULES = ("floor", "ceil", "even", "rceil")
+
+
+def supports(case: Any) -> bool | str:
+    """Only formats that torchao has, blocks filled to the end."""
+    if case.op not in ("quantize", "dequantize"):
+        return True
+    format = preset(case.format)
+    reason = _unsupported(format)
+    width = format.block[1]
+    if reason is None and case.layer.hidden % width:
+        reason = f"H={case.layer.hidden}; torchao needs a multiple of {width}"
+    if reason is None and case.op == "dequantize" and format.global_scale:
+        reason = "torchao multiplies both scales in fp32 first, which rounds twice"
+    return reason or True
+
+
+def quantize(x: torch.Tensor, format: BlockFormat) -> tuple[torch.Tensor, ...]:
+    """Codes and scales of x [..., K], and the global scale where the format has one.
+
+    Raises ValueError for formats that torchao lacks, for an MX block so small that its
+    scale byte is 0, and for an all-zero tensor under a global scale.
+    """
+    require("torchao", "peers")
+    reason = _unsupported(format)
+    if reason is not None:
+        raise ValueError(f"torchao does not support {format.name}: {reason}")
+    return _nvfp4(x, format) if format.scale == "e4m3" else _mx(x, format)
+
+
+def dequantize(blocks: Blocks) -> torch.Tensor:
+    """The values f32[..., K] that MX blocks stand for."""
+    require("torchao", "peers")
+    from torchao.prototype.mx_formats.kernels import pack_uint4
+    from torchao.prototype.mx_formats.mx_tensor import to_dtype
+
+    reason = _unsupported(blocks.format)
+    if reason is not None or blocks.format.scale != "e8m0":
+        raise ValueError(f"torchao does not dequantise {blocks.format.name}: {reason}")
+    element = blocks.format.element
+    codes = blocks.codes.contiguous()
+    data = pack_uint4(codes) if element == "e2m1" else codes
+    if element in ("e4m3", "e5m2"):
+        data = data.view(_dtype(element))
+    values: torch.Tensor = to_dtype(
+        data, blocks.scales, _dtype(element), blocks.format.block[1], torch.float32
+    )
+    return values
+
+
+def _unsupported(format: BlockFormat) -> str | None:
+    rows, _ = format.block
+    if rows != 1 or format.element not in _ELEMENTS:
+        return f"it has no {format.element} codes in blocks of {format.block}"
+    plain = (
+        format.rounding == "nearest_even" and format.keep_negative_zero
+        and not format.minimum_byte and not format.amax_floor
+        and format.zero_scale is None and format.maximum is None
+        and format.nonfinite != "saturate"
+    )  # fmt: skip
+    if not plain:
+        return "it rounds to nearest even and has no floors"
+    if format.scale == "e4m3":
+        fits = format.element == "e2m1" and format.recipe == "torchao"
+        return None if fits else "its NVFP4 orders operations by the recipe 'torchao'"
+    if format.scale != "e8m0" or format.scale_rule not in _RULES:
+        return f"it has no {format.scale_rule} {format.scale} scales here"
+    return None
+
+
+def _mx(x: torch.Tensor, format: BlockFormat) -> tuple[torch.Tensor, torch.Tensor]:
+    from torchao.prototype.mx_formats.config import ScaleCalculationMode
+    from torchao.prototype.mx_formats.kernels import unpack_uint4
+    from torchao.prototype.mx_formats.mx_tensor import to_mx
+
+    mode = ScaleCalculationMode[format.scale_rule.upper()]
+    width = format.block[1]
+    scales, data = to_mx(x.contiguous(), _dtype(format.element), width, mode)
+    scales = scales.view(torch.uint8)
+    blocks = x.reshape(*scales.shape, width)
+    if bool(((scales == 0) & blocks.ne(0).any(-1)).any()):
+        raise ValueError(
+            "a block has scale byte 0, which torchao takes for 2^-126 or 1 when it "
+            "divides, not for 2^-127; give larger values"
+        )
+    codes = unpack_uint4(data) if format.element == "e2m1" else data.view(torch.uint8)
+    return codes, scales
+
+
+def _nvfp4(x: torch.Tensor, format: BlockFormat) -> tuple[torch.Tensor, ...]:
+    from torchao.prototype.mx_formats.kernels import unpack_uint4
+    from torchao.prototype.mx_formats.nvfp4_tensor import (
+        nvfp4_quantize,
+        per_tensor_amax_to_scale,
+    )
+
+    width = format.block[1]
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    whole = None
+    if format.global_scale:
+        amax = rows.abs().amax() if rows.numel() else rows.new_zeros(())
+        if amax == 0:
+            raise ValueError(
+                "an all-zero tensor has the global scale 0 in torchao, and NaN codes; "
+                "give one non-zero value"
+            )
+        whole = per_tensor_amax_to_scale(amax)
+    scales, data = nvfp4_quantize(rows, width, whole)
+    codes = unpack_uint4(data).view(x.shape)
+    scales = scales.view(torch.uint8).view(*x.shape[:-1], x.shape[-1] // width)
+    return (codes, scales) if whole is None else (codes, scales, whole)
+
+
+def _dtype(element: str) -> Any:
+    """torchao's name of an element type."""
+    from torchao.prototype.mx_formats.constants import DTYPE_FP6_E2M3, DTYPE_FP6_E3M2
+
+    return {
+        "e2m1": torch.float4_e2m1fn_x2,
+        "e2m3": DTYPE_FP6_E2M3,
+        "e3m2": DTYPE_FP6_E3M2,
+        "e4m3": torch.float8_e4m3fn,
+        "e5m2": torch.float8_e5m2,
+    }[element]

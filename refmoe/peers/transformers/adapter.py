@@ -1,0 +1,242 @@
+"""A block of transformers as a port: built, filled with parameters and called."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from oracle.numerics import PRESETS, ROUNDING_POINTS, Numerics
+from oracle.params import Params
+from oracle.spec import Layer
+from refmoe.peers.require import require
+from refmoe.peers.transformers.block import Block
+from refmoe.peers.transformers.exact import exactly
+from refmoe.peers.transformers.logits import injected
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32,
+          "fp64": torch.float64}  # fmt: skip
+#: How transformers runs the experts: a loop over them, one bmm, or one grouped GEMM.
+EXPERTS = ("eager", "batched_mm", "grouped_mm")
+
+
+def port(block: Block, experts: str = "eager", device: str = "cpu") -> SimpleNamespace:
+    """The port of `block`, its experts run as `experts` says, tensors on `device`.
+
+    Raises ImportError naming the extra to install, ValueError for unknown `experts`.
+    """
+    require("transformers", "peers")
+    if experts not in EXPERTS:
+        raise ValueError(f"experts={experts!r} is unknown; use one of {EXPERTS}")
+    adapter = Adapter(block, experts)
+    ops: dict[str, Callable[..., Any]] = {"moe": adapter.moe}
+    if block.experts is not None:
+        ops |= {"route": adapter.route, "experts": adapter.run_experts}
+    import transformers
+
+    suffix = "" if experts == "eager" else f"_{experts}"
+    return SimpleNamespace(
+        name=f"transformers:{block.name}{suffix}",
+        version=transformers.__version__,
+        device=device,
+        numerics=adapter.numerics(block.layer),
+        declares=adapter.declares,
+        supports=adapter.supports,
+        prepare=adapter.prepare,
+        **ops,
+    )
+
+
+class _Selected(Exception):
+    """Carries the router's choice out of a block before its experts run."""
+
+    def __init__(self, ids: torch.Tensor, weights: torch.Tensor) -> None:
+        super().__init__()
+        self.ids, self.weights = ids, weights
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One block of the table, with the way in which its experts run."""
+
+    block: Block
+    implementation: str
+
+    def supports(self, case: Any) -> bool | str:
+        """Whether the case's layer is one that the block's code implements."""
+        return self.block.unsupported(case.layer) or True
+
+    def declares(self, layer: Layer) -> tuple[Layer, Numerics]:
+        """What the code computes for a model's layer, and how it rounds."""
+        layer = self.block.computed(layer)
+        return layer, self.numerics(layer)
+
+    def numerics(self, layer: Layer) -> Numerics:
+        """Every tensor is of the layer's dtype unless the block says otherwise.
+
+        The eager loop adds rows in expert order in that dtype. The other ways keep the
+        product with an fp32 weight in fp32, sum over k in fp32 and round once; where
+        something is added to that, the sum counts as one of the narrower dtype.
+        """
+        kind = layer.dtype
+        points = dict.fromkeys((*ROUNDING_POINTS, "output"), kind)
+        points["partial"] = _wider(kind)
+        for point, value in self.block.rounds.items():
+            narrow = kind if kind in ("bf16", "fp16") else "fp32"
+            points[point] = {"narrow": narrow, "wide": _wider(kind)}.get(value, value)
+        eager = self.implementation == "eager"
+        if not eager:
+            points["weighted"] = points["weights"]
+            if layer.shared is None and layer.routing.scale_on == "weights":
+                points["combine"] = _wider(kind)
+        exact = set(points.values()) == {"fp64"}
+        return PRESETS["reference" if exact else "ieee"].but(
+            accumulate=_wider(kind),
+            combine_order="expert" if eager else "any",
+            # torch.topk promises no order among equal keys.
+            ties="any",
+            **points,
+        )
+
+    def prepare(self, params: Params, layer: Layer) -> torch.nn.Module:
+        """The block with `params` in its own layout.
+
+        Raises ValueError where a parameter is not representable in the type that
+        transformers holds it in, or the block is no implementation of the layer.
+        """
+        return self._filled(params, layer, lambda name: True)
+
+    def _filled(
+        self, params: Params, layer: Layer, wanted: Callable[[str], bool]
+    ) -> torch.nn.Module:
+        """The block for `layer` with the `wanted` ones of its parameters filled."""
+        block = self.block
+        reason = block.unsupported(layer)
+        if reason is not None:
+            raise ValueError(f"transformers has no {block.name} with {reason}")
+        module, kept = self._build(layer)
+        left = dict(block.places)
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            place = left.pop(name, None)
+            if place is None and not name.startswith(f"{block.router}."):
+                raise RuntimeError(f"{block.name}: no place fills {name!r}")
+            dtype = tensor.dtype
+            if tensor.is_floating_point():
+                fp32 = any(pattern in f"mlp.{name}" for pattern in kept)
+                dtype = torch.float32 if fp32 else DTYPES[layer.dtype]
+            if place is None:
+                # Matrices belong to the linear layer whose result is injected.
+                value = torch.zeros_like(tensor) if tensor.ndim == 2 else tensor
+            elif wanted(name):
+                value = exactly(name, place(params, layer), dtype)
+            else:
+                value = tensor
+            tensor.data = value.detach().to(dtype).contiguous()
+        if left:
+            raise RuntimeError(f"{block.name} has no {sorted(left)}")
+        return module.eval().requires_grad_(False)
+
+    def _build(self, layer: Layer) -> tuple[torch.nn.Module, tuple[str, ...]]:
+        """The empty block, and names of what its model keeps in fp32."""
+        folder = f"transformers.models.{self.block.folder or self.block.name}"
+        base = folder.rpartition(".")[2]
+        configs = importlib.import_module(f"{folder}.configuration_{base}")
+        models = importlib.import_module(f"{folder}.modeling_{base}")
+        config = getattr(configs, self.block.config)(**self.block.configuration(layer))
+        config._experts_implementation = self.implementation
+        if isinstance(self.block.module, str):
+            module = getattr(models, self.block.module)(config, *self.block.arguments)
+        else:
+            module = self.block.module(models, config)
+        kept = {*self.block.fp32}
+        for value in vars(models).values():
+            if isinstance(value, type):
+                kept.update(getattr(value, "_keep_in_fp32_modules_strict", None) or ())
+        return module, tuple(kept)
+
+    def moe(
+        self,
+        x: torch.Tensor,
+        logits: torch.Tensor,
+        params: Params,
+        layer: Layer,
+        *,
+        prepared: torch.nn.Module | None = None,
+        token_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The block's output [T, H] on chosen logits."""
+        module = prepared or self.prepare(params, layer)
+        arguments = [x[None]] + ([] if token_ids is None else [token_ids[None]])
+        router = module.get_submodule(self.block.router)
+        with torch.no_grad(), injected(router, logits):
+            result = module(*arguments)
+        out: torch.Tensor = result[0] if isinstance(result, tuple) else result
+        return out.reshape(x.shape)
+
+    def route(
+        self,
+        logits: torch.Tensor,
+        params: Params,
+        layer: Layer,
+        *,
+        token_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the block hands to its experts: ids and weights [T, k]."""
+        router = self.block.router
+
+        def routes(name: str) -> bool:
+            return name.startswith(f"{router}.") or "." not in name
+
+        def stop(_: object, arguments: tuple[torch.Tensor, ...]) -> None:
+            raise _Selected(arguments[1], arguments[2])
+
+        assert self.block.experts is not None
+        layer = _small(layer)
+        module = self._filled(params, layer, routes)
+        module.get_submodule(self.block.experts).register_forward_pre_hook(stop)
+        x = logits.new_zeros(len(logits), layer.hidden, dtype=DTYPES[layer.dtype])
+        try:
+            self.moe(x, logits, params, layer, prepared=module, token_ids=token_ids)
+        except _Selected as selected:
+            return selected.ids, selected.weights
+        raise RuntimeError(f"transformers:{self.block.name} never reached its experts")
+
+    def run_experts(
+        self,
+        x: torch.Tensor,
+        ids: torch.Tensor,
+        weights: torch.Tensor,
+        params: Params,
+        layer: Layer,
+        *,
+        prepared: torch.nn.Module | None = None,
+    ) -> torch.Tensor:
+        """The experts' weighted sum [T, H]."""
+        module = prepared or self.prepare(params, layer)
+        assert self.block.experts is not None
+        if self.implementation != "eager" or not self.block.promotes:
+            weights = exactly(
+                "weights", weights, DTYPES[self.numerics(layer).weights]
+            )
+        with torch.no_grad():
+            experts = module.get_submodule(self.block.experts)
+            out: torch.Tensor = experts(x, ids.to(torch.int64), weights)
+        return out.reshape(x.shape)
+
+
+def _wider(kind: str) -> str:
+    """The type that sums of `kind` are kept in."""
+    return "fp64" if kind == "fp64" else "fp32"
+
+
+def _small(layer: Layer) -> Layer:
+    """The same router over experts of a few columns."""
+    shared = layer.shared
+    if shared is not None:
+        times = max(1, shared.intermediate // layer.intermediate)
+        shared = replace(shared, intermediate=8 * times)
+    return replace(layer, hidden=8, intermediate=8, shared=shared)
