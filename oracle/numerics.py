@@ -26,7 +26,7 @@ Ties = Literal["lowest", "any", "highest"]
 
 @dataclass(frozen=True, slots=True)
 class Accumulator:
-    """One step of a matrix unit: `terms` products and the running sum are added.
+    """One step of a matrix unit: `terms` products (or groups) and the sum so far.
 
     Each term is cut to a multiple of 2**(E - fraction), E the largest exponent among
     them; the exact sum of those is cut to `out_fraction` fraction bits. ``truncate``
@@ -42,6 +42,8 @@ class Accumulator:
     out_fraction: int
     rounding: AccumulatorRounding = "truncate"
     promote: int = 0
+    #: Products that are summed exactly first, and aligned by their scales' exponents.
+    group: int = 1
     #: Exponent below which alignment does not go; of the least normal value (nearest).
     minimum_exponent: int = -132
 
@@ -70,7 +72,7 @@ ACCUMULATORS: dict[str, Accumulator] = {
         Accumulator("hmma_hopper", 16, 25, 23),
         Accumulator("tcgen05_bf16", 16, 25, 23),
         Accumulator("tcgen05_fp8", 32, 25, 23),
-        Accumulator("tcgen05_fp4", 64, 35, 23),
+        Accumulator("tcgen05_fp4", 4, 35, 23, group=16),
         Accumulator("qmma_ada", 16, 13, 13),
         Accumulator("qgmma_hopper", 32, 13, 13),
         Accumulator("qgmma_hopper_promoted", 32, 13, 13, promote=128),
@@ -105,7 +107,9 @@ def ulps(count: float) -> Elementary:
     return Elementary(count * 2.0**-23)
 
 
-_ULP_1, _ULPS_2, _ULPS_4 = ulps(1), ulps(2), ulps(4)
+_ULP_1, _ULPS_2 = ulps(1), ulps(2)
+#: 1 / (1 + exp(-v)) is 0 wherever exp(-v) overflows, which is below 2^-128.
+_SIGMOID = Elementary(4 * 2.0**-23, 2.0**-128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,7 @@ class Numerics:
     #: Whether a kernel may skip the roundings between the operations of one stage.
     fused: bool = True
     exp: Elementary = _ULPS_2
-    sigmoid: Elementary = _ULPS_4
+    sigmoid: Elementary = _SIGMOID
     tanh: Elementary = _ULPS_2
     erf: Elementary = _ULPS_2
     log: Elementary = _ULPS_2

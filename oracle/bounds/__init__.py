@@ -8,10 +8,11 @@ from oracle.bounds.matmul import matmul
 from oracle.bounds.quanta import quantum
 from oracle.bounds.radius import concatenate, constant, exactly, stack
 from oracle.bounds.rounding import inexact, rounded
-from oracle.bounds.total import total
+from oracle.bounds.total import scatter, total
 
 __all__ = [
     "add", "clamp", "clamp_max", "clamp_min", "concatenate", "constant", "divide",
     "dot_error", "erf", "exactly", "exp", "inexact", "log1p", "matmul", "multiply",
-    "quanta_limit", "quantum", "rounded", "sigmoid", "sqrt", "stack", "tanh", "total",
+    "quanta_limit", "quantum", "rounded", "scatter", "sigmoid", "sqrt", "stack",
+    "tanh", "total",
 ]  # fmt: skip

@@ -114,12 +114,13 @@ def _chain(unit: Accumulator, depth: int, splits: int, blocks: int) -> list[_Rou
         # K - 1 sums; K products, whose errors add up to u S <= 2 u M in the worst case
         # and whose squares to u^2 S^2 <= 4 u^2 M^2.
         return [_Roundings(depth + 3, unit.roundoff, biased=False)]
-    steps = blocks * math.ceil(depth / blocks / unit.terms) + splits - 1
+    length = unit.terms * unit.group
+    steps = blocks * math.ceil(depth / blocks / length) + splits - 1
     roundings = []
     if unit.promote:
         promotions = -(-depth // unit.promote) + splits - 1
         roundings.append(_Roundings(promotions, FP32_ROUNDOFF, biased=False))
-        steps = min(steps, -(-unit.promote // unit.terms))
+        steps = min(steps, -(-unit.promote // length))
     # One more cut term where the running sum starts from a bias of 24 bits.
     roundings.append(
         _Roundings(steps * unit.terms + 1, 2.0**-unit.fraction, biased=True)
@@ -133,7 +134,7 @@ def _underflow(unit: Accumulator, numerics: Numerics, depth: int) -> float:
     least = 2.0 ** (unit.minimum_exponent - unit.fraction)
     if unit.rounding == "truncate":
         # fp32's own subnormals end above the alignment's.
-        each = (unit.terms + 1) / unit.terms * least + 2.0**-149
+        each = 2.0 * least + 2.0**-149
     else:
         each = least
     if numerics.subnormals == "flush":

@@ -40,8 +40,9 @@ def matmul(
     v is NaN or infinite, as it then is in every order.
 
     `least_normals` are the least normal magnitudes of the operands' elements (numbers,
-    or tensors that broadcast to x and w): truncating units align a subnormal element as
-    if it were that large.
+    or tensors that broadcast to x and w: times the scale where blocks have one).
+    Truncating units align a subnormal element as if it were that large, and FP4 units
+    every element by its scale alone.
 
     The statistical bound holds where the low bits of products and partial sums are as
     good as random; structured sums (stagnation: many equal or tiny terms beside a large
@@ -82,12 +83,11 @@ def matmul(
 
 
 def _size(values: torch.Tensor, least: Least) -> torch.Tensor:
-    """f32 magnitudes, those of nonzero elements raised to `least`."""
+    """f32 magnitudes, none below `least`."""
     size = values.to(torch.float32).abs_()
-    if isinstance(least, torch.Tensor) or least > 0.0:
-        raised = torch.maximum(size, torch.as_tensor(least).to(size))
-        size = torch.where(size > 0.0, raised, size)
-    return size
+    if isinstance(least, torch.Tensor):
+        return torch.maximum(size, least.to(size))
+    return size.clamp_(min=least) if least else size
 
 
 def _radii(tap: Tap) -> list[torch.Tensor]:
