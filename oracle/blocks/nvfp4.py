@@ -1,0 +1,124 @@
+"""NVFP4: E2M1 codes under E4M3 block scales under one fp32 scale of the tensor.
+
+With A = amax of the tensor, a = amax of the block, and every operation rounded to fp32,
+`encode` = 2688 / A (6 * 448 = 2688) maps the tensor into range and `decode` undoes it.
+Implementations agree on that much; each `recipe` orders the operations differently, and
+the last bit of a product moves codes and block scales:
+
+========== ============================== ============================ ================
+recipe     block scale s, before E4M3     x meets                      block with s = 0
+========== ============================== ============================ ================
+paper      (a / 6) encode                 x (1 / (s decode))           codes 0
+te         a (encode (1 / 6))             x (1 / (s decode))           largest code
+flashinfer encode (a (1 / 6))             x (1 / (s decode))           codes 0
+torchao    (a / 6) / decode, >= 2^-6      x ((1 / decode) / s)         cannot be
+modelopt   a / (6 decode), >= 2^-9        x / (s decode)               cannot be
+========== ============================== ============================ ================
+
+torchao and modelopt define decode = A / 2688; the others 1 / encode. Sources: arXiv
+2509.25149, appendix B (paper); the reference quantisers of Transformer Engine,
+FlashInfer and vLLM (one recipe), torchao and Model Optimizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from oracle.formats import decode as decode_element
+from oracle.formats import encode as encode_element
+from oracle.formats import get, round_to
+from oracle.spec import BlockFormat
+
+FP32_MAX = get("fp32").maximum
+_SCALE_MAX = get("e4m3").maximum
+#: Recipes that store the decode scale and never form 2688 / A.
+_DECODE_FIRST = ("torchao", "modelopt")
+_LEAST_SCALE = {"torchao": 2.0**-6, "modelopt": 2.0**-9}
+
+
+def fp32(x: torch.Tensor) -> torch.Tensor:
+    """Float64 results of one fp32 operation, rounded to fp32.
+
+    Rounding a float64 sum, product or quotient of fp32 numbers once more is innocuous:
+    53 >= 2 * 24 + 2 bits.
+    """
+    return round_to(x, "fp32")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Whole:
+    """The tensor's scale in both directions, f64[...] holding fp32 numbers."""
+
+    encode: torch.Tensor
+    decode: torch.Tensor
+
+    def rows(self, chosen: torch.Tensor) -> Whole:
+        """The scales of some rows."""
+        return Whole(self.encode[chosen], self.decode[chosen])
+
+
+def whole_scale(amax: torch.Tensor, format: BlockFormat) -> Whole:
+    """The global scale for a tensor's amax; an all-zero tensor has 1.
+
+    Under ``te`` that tensor has the largest encode scale instead. Past fp32, `encode`
+    stays at the largest number and `decode` at the least.
+    """
+    largest = (format.maximum or get(format.element).maximum) * _SCALE_MAX
+    if format.recipe in _DECODE_FIRST:
+        decode = fp32(amax / largest).clamp(min=get("fp32").quantum)
+        return given_scale(decode.masked_fill(amax == 0, 1.0))
+    encode = fp32(largest / amax).clamp(max=FP32_MAX)
+    if format.recipe != "te":
+        encode = encode.masked_fill(amax == 0, 1.0)
+    return Whole(encode, fp32(1 / encode))
+
+
+def given_scale(decode: torch.Tensor) -> Whole:
+    """A global scale that is given: `encode` is its fp32 reciprocal."""
+    return Whole(fp32(1 / decode).clamp(max=FP32_MAX), decode)
+
+
+def block_bytes(amax: torch.Tensor, whole: Whole, format: BlockFormat) -> torch.Tensor:
+    """E4M3 byte of each block's scale, saturated to 448.
+
+    Shapes: amax f64[G, C]; whole f64[G, 1] -> u8[G, C]
+    """
+    six = amax.new_tensor(format.maximum or get(format.element).maximum)
+    if format.recipe == "te":
+        scale = fp32(amax * fp32(whole.encode * fp32(1 / six)))
+    elif format.recipe == "flashinfer":
+        scale = fp32(whole.encode * fp32(amax * fp32(1 / six)))
+    elif format.recipe == "torchao":
+        scale = fp32(fp32(amax / six) / whole.decode)
+    elif format.recipe == "modelopt":
+        scale = fp32(amax / fp32(six * whole.decode))
+    else:
+        scale = fp32(fp32(amax / six) * whole.encode)
+    least = _LEAST_SCALE.get(format.recipe)
+    if least is not None:
+        scale = scale.clamp(min=least)
+    return encode_element(scale, "e4m3")
+
+
+def block_operand(
+    stored: torch.Tensor, whole: Whole, format: BlockFormat
+) -> torch.Tensor:
+    """What x is multiplied by (``modelopt``: divided by) under each block scale."""
+    scale = decode_element(stored, "e4m3")
+    if format.recipe == "torchao":
+        operand = fp32(fp32(1 / whole.decode) / scale)
+    else:
+        operand = fp32(scale * whole.decode)
+        if multiplies(format):
+            operand = fp32(1 / operand).clamp(max=FP32_MAX)
+    if format.recipe == "te":
+        return operand
+    nothing = 0.0 if multiplies(format) else torch.inf
+    return operand.masked_fill(scale == 0, nothing)
+
+
+def multiplies(format: BlockFormat) -> bool:
+    """Whether x is multiplied by the operand, not divided by it."""
+    return format.recipe != "modelopt"
