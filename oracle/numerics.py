@@ -129,6 +129,8 @@ class Numerics:
     #: Number of partial sums K may be split into (any order), and their type.
     split_k: int = 1
     partial: str = "fp32"
+    #: Type that a router rounds the logits to that it is given ("none": as given).
+    logits: str = "none"
     #: Types of the router's arithmetic and of the weights it hands on.
     router: str = "fp32"
     weights: str = "fp32"
@@ -181,7 +183,7 @@ class Numerics:
 
 
 ROUNDING_POINTS = (
-    "partial", "router", "weights", "gate_up", "activation", "intermediate", "down",
+    "partial", "logits", "router", "weights", "gate_up", "activation", "intermediate", "down",
     "weighted", "combine", "shared",
 )  # fmt: skip
 
