@@ -39,9 +39,9 @@ def accumulate(
     and f64[N, K / block], for units that apply them inside; start f64[R, N] or None for
     zero; the result f64[R, N] of values of the accumulator's type.
 
-    ``nearest`` units fuse each product into the sum and round once; ``exact`` ones round
-    the whole sum to fp32. A short last step is padded with zeros. With `promote`, the
-    chain restarts every so many products and is added to an fp32 sum, to nearest.
+    ``nearest`` units fuse each product into the sum and round once; ``exact`` ones
+    round the whole sum to fp32. A short last step is padded with zeros. With `promote`,
+    the chain restarts every so many products and is added to an fp32 sum, to nearest.
     """
     if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[1]:
         raise ValueError(

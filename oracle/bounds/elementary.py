@@ -121,9 +121,11 @@ def _monotone(
     true = function(tap.value)
     value, _ = _settled(true, error, least, most)
 
-    def stray(result: torch.Tensor, sign: float) -> torch.Tensor:
+    def stray(argument: torch.Tensor, sign: float) -> torch.Tensor:
+        result = function(argument) if argument is not tap.value else true
         end, at_end = _settled(result, error, least, most)
-        off = result.abs().mul_(error.relative + _OWN).add_(error.absolute)
+        relative = argument.abs().mul_(error.slope).add_(error.relative + _OWN)
+        off = result.abs().mul_(relative).add_(error.absolute)
         far = result + off.mul_(sign)
         if error.type != "none":
             largest = get(error.type).maximum
@@ -132,12 +134,12 @@ def _monotone(
 
     def rule(radius: Radius) -> Radius:
         if radius is None:
-            low, high = stray(true, -1.0), stray(true, 1.0)
+            low, high = stray(tap.value, -1.0), stray(tap.value, 1.0)
         else:
             reach = (tap.value.abs() + radius).mul_(2.0**-52).add_(radius)
             reach.masked_fill_(radius == 0, 0.0)
-            low = stray(function(tap.value - reach), -1.0)
-            high = stray(function(tap.value + reach), 1.0)
+            low = stray(tap.value - reach, -1.0)
+            high = stray(tap.value + reach, 1.0)
         far = torch.maximum(high - value, value - low)
         # An infinite value on both sides leaves NaN behind, and means no error.
         far.masked_fill_((low == high) & (low == value), 0.0)
