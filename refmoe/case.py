@@ -1,0 +1,155 @@
+"""A case: one problem as one line of text, the same on every machine and version.
+
+``moe model=mixtral-8x7b T=8 H=64 I=32 E=8 k=2 regime=randn seed=7``
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from typing import Any
+
+from oracle.spec import Activation, BlockFormat, Layer, Routing, Shared
+from refmoe.protocol import OPS
+
+#: How tokens spread over experts: evenly, mostly on one, on half of them, on the last.
+LOADS = ("uniform", "hot", "half", "high")
+_SIZES = {"H": "hidden", "I": "intermediate", "E": "experts", "k": "top_k"}
+PARTS: dict[str, type] = {
+    "routing": Routing, "activation": Activation, "shared": Shared, "layer": Layer,
+}  # fmt: skip
+Value = int | float | str | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Everything that decides a problem; `str(case)` and `parse` are inverses.
+
+    None means the model's own (or the layer's default where no model is named).
+    `changes` holds fields of the layer by key, sorted: ("activation.limit", 7.0).
+    """
+
+    op: str
+    model: str | None = None
+    T: int = 4
+    H: int | None = None
+    I: int | None = None  # noqa: E741
+    E: int | None = None
+    k: int | None = None
+    dtype: str | None = None
+    weights: str | None = None
+    activations: str | None = None
+    requantize: str | None = None
+    #: Block format under test, of the ops that quantise or dequantise.
+    format: str | None = None
+    regime: str = "randn"
+    load: str = "uniform"
+    arch: str | None = None
+    changes: tuple[tuple[str, Value], ...] = ()
+    seed: int = 0
+
+    def __str__(self) -> str:
+        words = [self.op]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "changes":
+                words += [f"{key}={_text(item)}" for key, item in value]
+            elif field.name in ("T", "regime", "seed") or (
+                field.name != "op" and value != field.default
+            ):
+                words.append(f"{field.name}={value}")
+        return " ".join(words)
+
+    def but(self, **changes: Any) -> Case:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    @property
+    def layer(self) -> Layer:
+        """The layer that the case describes.
+
+        Raises ValueError for an unknown model or format, a missing size, or sizes that
+        the layer's routing does not admit.
+        """
+        given: dict[str, Any] = {}
+        for key, name in _SIZES.items():
+            size = getattr(self, key)
+            if size is not None:
+                given[name] = size
+            elif self.model is None:
+                if key in OPS[self.op].sizes:
+                    needed = ", ".join(OPS[self.op].sizes)
+                    raise ValueError(
+                        f"case: {key} is missing; {self.op} needs {needed}, or a model"
+                    )
+                given[name] = 1
+        for name in ("weights", "activations", "requantize"):
+            text = getattr(self, name)
+            if text is not None:
+                given[name] = format_of(text)
+        if self.dtype is not None:
+            given["dtype"] = self.dtype
+        base = None if self.model is None else model_of(self.model)
+        for part in ("routing", "activation", "shared"):
+            changes = {
+                key.removeprefix(f"{part}."): value
+                for key, value in self.changes
+                if key.startswith(f"{part}.")
+            }
+            if changes:
+                inner = getattr(base, part, None)
+                if part == "shared" and inner is None and "intermediate" not in changes:
+                    raise ValueError(
+                        "case: shared.intermediate is missing; the layer has no shared "
+                        "expert that its size could come from"
+                    )
+                built = replace(inner, **changes) if inner else PARTS[part](**changes)
+                given[part] = built
+        given |= {key: value for key, value in self.changes if "." not in key}
+        return Layer(**given) if base is None else replace(base, **given)
+
+
+def model_of(name: str) -> Layer:
+    """The preset called `name`; raises ValueError with the closest one."""
+    from oracle import models
+
+    return models.get(name)
+
+
+def model_names() -> tuple[str, ...]:
+    """Every preset that a case can name."""
+    from oracle import models
+
+    return tuple(models.PRESETS)
+
+
+def format_names() -> tuple[str, ...]:
+    """Every block format that a case can name."""
+    from oracle.blocks import PRESETS
+
+    return tuple(PRESETS)
+
+
+def format_of(name: str) -> str | BlockFormat:
+    """A plain type or the block format called `name`; raises ValueError."""
+    from oracle.blocks import preset
+    from oracle.spec import PLAIN_TYPES
+
+    return name if name in PLAIN_TYPES else preset(name)
+
+
+def elements(case: Case) -> int:
+    """How many elements the weights, tokens and logits of `case` have together."""
+    layer = case.layer
+    weights = layer.experts * (layer.gate_up_rows + layer.intermediate) * layer.hidden
+    shared = layer.shared.intermediate * 3 * layer.hidden if layer.shared else 0
+    rows = case.T * layer.top_k * (layer.gate_up_rows + layer.hidden)
+    return weights + shared + rows + case.T * (layer.hidden + layer.logits_columns)
+
+
+def _text(value: Value) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else str(value)

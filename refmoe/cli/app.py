@@ -1,0 +1,101 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Verify Mixture-of-Experts kernels against a correctness-first oracle.",
+    epilog="Exit status: 0 clean; 1 WRONG, CRASHED or HUNG; 2 usage; 3 nothing ran.",
+)
+
+Ports = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[PORT]...", help="package.module or package.module:object; else ours"
+    ),
+]
+Large = Annotated[
+    bool, typer.Option("--large", help="lift the bound on the size of a case")
+]
+
+
+@app.command("verify")
+def verify_command(
+    ports: Ports = None,
+    op: Annotated[
+        list[str] | None, typer.Option(help="only this op; repeatable")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="a model, or 'all'; repeatable")
+    ] = None,
+    regime: Annotated[
+        list[str] | None, typer.Option(help="how values are drawn; repeatable")
+    ] = None,
+    format_: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="block format of the quantising ops, or 'all'"),
+    ] = None,
+    cases: Annotated[
+        int, typer.Option(min=1, max=10_000, help="cases per op, model and regime")
+    ] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="first seed")] = 0,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write the certificate here")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="one case of each")] = False,
+) -> None:
+    """Judge ports: the table, each finding with its bits, the certificate."""
+    from refmoe.cli.commands import Choice, run_verify, usage
+
+    choice = Choice(
+        tuple(op or ()), tuple(model or ()), tuple(regime or ()), tuple(format_ or ())
+    )
+    with usage():
+        status = run_verify(ports or [], choice, 1 if quick else cases, seed, json)
+    raise typer.Exit(status)
+
+
+@app.command()
+def repro(
+    case: Annotated[
+        str, typer.Argument(metavar="'CASE'", help="the line of a finding")
+    ],
+    ports: Ports = None,
+    large: Large = False,
+) -> None:
+    """Run one case again and show every result."""
+    from refmoe.cli.commands import run_repro, usage
+
+    with usage():
+        status = run_repro(case, ports or [], large)
+    raise typer.Exit(status)
+
+
+@app.command()
+def bench(
+    oracle: Annotated[
+        bool, typer.Option("--oracle", help="time the oracle against what it mirrors")
+    ] = False,
+) -> None:
+    """Measure; one thing at a time."""
+    from refmoe.cli.commands import run_bench, usage
+
+    if not oracle:
+        raise typer.BadParameter("say what to measure: --oracle")
+    with usage():
+        run_bench()
+
+
+@app.command()
+def names() -> None:
+    """List the ops, regimes, models and block formats that cases can name."""
+    from refmoe.cli.commands import run_names
+
+    run_names()

@@ -1,0 +1,164 @@
+"""What the commands do, apart from how their options are spelt."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from refmoe.case import format_names, model_names, model_of
+from refmoe.loading import load
+from refmoe.parse import LARGEST, parse
+from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, cells
+from refmoe.port import Port
+from refmoe.protocol import OPS
+from refmoe.protocol import op as op_called
+from refmoe.regimes import REGIMES
+from refmoe.regimes import regime as regime_called
+from refmoe.report import terminal
+from refmoe.report.certificate import certificate
+from refmoe.report.text import described
+from refmoe.verify import Verifier, schedule, status, verify
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a verification is narrowed to; empty: the defaults."""
+
+    ops: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    regimes: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+
+    def checked(self) -> Choice:
+        """With every name known and the defaults filled in; raises ValueError."""
+        for name in self.ops:
+            op_called(name)
+        for name in self.regimes:
+            regime_called(name)
+        models = _all_or(self.models, model_names(), DEFAULT_MODELS)
+        formats = _all_or(self.formats, format_names(), DEFAULT_FORMATS)
+        for name in models:
+            model_of(name)
+        return Choice(
+            self.ops or tuple(OPS), models, self.regimes or tuple(REGIMES), formats
+        )
+
+
+def _all_or(
+    given: tuple[str, ...], every: tuple[str, ...], default: tuple[str, ...]
+) -> tuple[str, ...]:
+    return every if "all" in given else given or default
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Turn what the user can mend into one line and exit status 2."""
+    import typer
+
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        typer.echo(f"refmoe: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def chosen_ports(names: Sequence[str]) -> list[Port]:
+    """The ports called `names`; without any, ours on a GPU and the peers elsewhere.
+
+    Raises ImportError if one cannot be imported; default peers whose package is missing
+    are left out as long as one is there.
+    """
+    if names:
+        return [load(name) for name in names]
+    if torch.cuda.is_available():
+        return [load("refmoe.kernels")]
+    found, reasons = [], []
+    for name in importlib.import_module("refmoe.peers").defaults():
+        try:
+            found.append(load(name))
+        except ImportError as error:
+            reasons.append(str(error))
+    if not found:
+        raise ImportError(
+            "no PORT is given, there is no GPU for our kernels, and no peer is "
+            f"installed: {reasons[0]}"
+        )
+    return found
+
+
+def run_verify(
+    names: Sequence[str], choice: Choice, count: int, seed: int, out: Path | None
+) -> int:
+    """`refmoe verify`; returns the exit status."""
+    choice = choice.checked()
+    console = Console()
+    ports = chosen_ports(names)
+    grid = cells(choice.ops, choice.models, choice.formats, choice.regimes)
+    total = len(list(schedule(ports, grid, count, seed)))
+    terminal.header(console, ports, total)
+    start = time.perf_counter()
+    with terminal.progress(console, total) as seen:
+        records = verify(ports, grid, count, seed=seed, seen=seen)
+    seconds = time.perf_counter() - start
+    terminal.table(console, records)
+    terminal.show(console, records)
+    terminal.summary(console, records, seconds)
+    if out is not None:
+        document = certificate(ports, records, seed=seed, seconds=seconds)
+        out.write_text(json.dumps(document, indent=1) + "\n")
+    return status(records)
+
+
+def run_repro(line: str, names: Sequence[str], large: bool) -> int:
+    """`refmoe repro`; returns the exit status."""
+    case = parse(line, largest=None if large else LARGEST)
+    console = Console()
+    ports = [port for port in chosen_ports(names) if names or case.op in port.ops]
+    verifier, records = Verifier(), []
+    for port in ports:
+        records.append(verifier.check(port, case))
+        record = records[-1]
+        console.print(
+            f"{record.kind} {case.op}[{port.name}]  {case}",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        for verdict in record.judgement.results:
+            console.print(
+                f"  {verdict.kind} {described(verdict)}",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+    terminal.show(console, records)
+    return status(records)
+
+
+def run_bench() -> None:
+    """`refmoe bench --oracle`: every comparison of the room `bench`, as it comes."""
+    from refmoe import bench
+
+    console = Console()
+    for module in pkgutil.iter_modules(bench.__path__):
+        if module.name.startswith("oracle_"):
+            result = importlib.import_module(f"{bench.__name__}.{module.name}").run()
+            for row in result if isinstance(result, list) else [result]:
+                console.print(row, highlight=False, soft_wrap=True)
+
+
+def run_names() -> None:
+    """`refmoe names`."""
+    console = Console()
+    for operation in OPS.values():
+        console.print(f"{operation}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"    {operation.about}", markup=False, highlight=False)
+    for entry in REGIMES.values():
+        console.print(f"regime {entry.name}: {entry.about}", highlight=False)
+    console.print(f"models: {' '.join(model_names())}", highlight=False)
+    console.print(f"formats: {' '.join(format_names())}", highlight=False)

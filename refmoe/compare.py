@@ -1,0 +1,119 @@
+"""One tap against what a port returned for it, element by element."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from oracle import bounds
+from oracle.numerics import Numerics
+from oracle.trace import Tap
+from refmoe.regimes.regime import TORCH
+from refmoe.verdict import Kind, Verdict
+
+_NAMES = {dtype: name for name, dtype in TORCH.items()}
+
+
+def compare(name: str, tap: Tap, got: torch.Tensor, numerics: Numerics) -> Verdict:
+    """The verdict of one tap.
+
+    Integers (ids, offsets, codes, scale bytes) must be equal. Floats are compared with
+    the tap rounded to the type of `got`: all equal is BIT_EQUAL (zeros of either sign
+    are equal), inside the likely bound WITHIN, inside the worst SUSPECT, else WRONG.
+    NaN equals NaN, an infinity itself; nothing else comes near them.
+    """
+    if not tap.value.is_floating_point():
+        return _exactly(name, tap.value, got)
+    if tap.value.dtype != torch.float64:
+        tap = Tap(tap.value.double(), tap.worst, tap.likely, tap.probability)
+    dtype = _NAMES[got.dtype]
+    tap = bounds.rounded(tap, dtype, numerics)
+    worst = torch.zeros_like(tap.value) if tap.worst is None else tap.worst
+    likely = worst if tap.likely is None else tap.likely
+    error = distance(got.double(), tap.value)
+    if not error.numel():
+        return Verdict(Kind.BIT_EQUAL, name, ratio=0.0, median=0.0, dtype=dtype)
+    ratio = torch.where(error == 0, 0.0, error / worst)
+    ratio = torch.where(worst == torch.inf, 0.0, ratio)
+    flat = int(ratio.argmax())
+    index = tuple(
+        int(part) for part in torch.unravel_index(torch.tensor(flat), got.shape)
+    )
+    centre, reach = float(tap.value[index]), float(worst[index])
+    if bool((ratio > 1).any()):
+        kind = Kind.WRONG
+    elif not bool(error.any()):
+        kind = Kind.BIT_EQUAL
+    else:
+        beyond = bool(((error > likely) & (worst != torch.inf)).any())
+        kind = Kind.SUSPECT if beyond else Kind.WITHIN
+    return Verdict(
+        kind,
+        name,
+        index,
+        float(got[index]),
+        centre - reach if math.isfinite(reach) else -math.inf,
+        centre + reach if math.isfinite(reach) else math.inf,
+        float(ratio[index]),
+        float(ratio.median()),
+        dtype,
+    )
+
+
+def outside(tap: Tap, got: torch.Tensor, numerics: Numerics) -> torch.Tensor:
+    """bool[rows]: rows of a float tap with an element beyond its worst bound."""
+    tap = bounds.rounded(tap, _NAMES[got.dtype], numerics)
+    error = distance(got.double(), tap.value)
+    worst = torch.zeros_like(error) if tap.worst is None else tap.worst
+    return (error > worst).any(1)
+
+
+def distance(got: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """|got - value|; 0 for two NaN or one infinity twice, inf where one is NaN."""
+    error = (got - value).abs()
+    error = torch.where(got == value, 0.0, error)
+    error = torch.where(got.isnan() & value.isnan(), 0.0, error)
+    return error.nan_to_num(nan=math.inf, posinf=math.inf)
+
+
+def selection(name: str, tap: Tap, ids: torch.Tensor) -> Verdict:
+    """The verdict of chosen ids [T, k]; their order is free."""
+    admissible = tap.admissible
+    dtype = str(ids.dtype).removeprefix("torch.")
+    if admissible is None:
+        return compare(name, tap, ids, Numerics())
+    bad = ~admissible.contains(ids)
+    if bool(bad.any()):
+        t = int(bad.nonzero()[0])
+        want, have = tap.value[t].tolist(), ids[t].tolist()
+        slot = next((j for j, id_ in enumerate(have) if id_ not in want), 0)
+        margin = float(admissible.margin[t])
+        return Verdict(
+            Kind.WRONG, name, (t, slot), have[slot], ratio=float("inf"), dtype=dtype,
+            detail=f"token {t} chose {have}, want {want} (key margin {margin:.3g}); "
+            f"{int(bad.sum())} of {len(bad)} tokens",
+        )  # fmt: skip
+    same = (ids.long().sort(1).values == tap.value.sort(1).values).all()
+    kind = Kind.BIT_EQUAL if bool(same) else Kind.AMBIGUOUS
+    return Verdict(kind, name, ratio=0.0, median=0.0, dtype=dtype)
+
+
+def _exactly(name: str, value: torch.Tensor, got: torch.Tensor) -> Verdict:
+    differs = got.long() != value.long()
+    dtype = str(got.dtype).removeprefix("torch.")
+    if not bool(differs.any()):
+        return Verdict(Kind.BIT_EQUAL, name, ratio=0.0, median=0.0, dtype=dtype)
+    index = tuple(int(part) for part in differs.nonzero()[0])
+    want = int(value[index])
+    return Verdict(
+        Kind.WRONG,
+        name,
+        index,
+        int(got[index]),
+        want,
+        want,
+        math.inf,
+        dtype=dtype,
+        detail=f"{int(differs.sum())} of {differs.numel()} elements differ",
+    )

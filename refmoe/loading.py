@@ -1,0 +1,188 @@
+"""From a name, a module, an object or a function to a port, its attributes checked."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+from oracle.numerics import PRESETS, Numerics
+from oracle.trace import TAPS
+from refmoe.port import ATTRIBUTES, Port, accepts
+from refmoe.protocol import OPS, Op, suggestion
+
+_FUNCTIONS = ("declares", "prepare", "supports", "workspace", "tactics")
+_FLAGS = ("stable", "deterministic", "graph_safe", "batch_invariant")
+
+
+def load(target: str) -> Port:
+    """The port at "package.module" or "package.module:object".
+
+    The current directory is searched last, after everything installed.
+
+    Raises ValueError if the text, the object or its attributes are unfit, ImportError
+    if the module cannot be imported.
+    """
+    module_name, _, path = target.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        hint = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise ValueError(
+            f"port {target!r} is no module; write package.module or "
+            f"package.module:object" + (f", here {hint!r}" if hint else "")
+        )
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    try:
+        value: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ImportError(
+            f"port {target!r}: there is no module {error.name!r}, neither installed "
+            f"nor in {here}"
+        ) from None
+    for name in filter(None, path.split(".")):
+        if not hasattr(value, name):
+            raise ValueError(
+                f"port {target!r}: {name!r} is not in {value!r}; "
+                f"{suggestion(name, _public(value))}"
+            )
+        value = getattr(value, name)
+    return port_of(value, target)
+
+
+def port_of(value: Any, name: str | None = None) -> Port:
+    """A port from a module, an object, a mapping of names, or one function.
+
+    A function implements the op that bears its name.
+
+    Raises ValueError if it offers no op, or misspells an op or an attribute; TypeError
+    if an attribute has the wrong type.
+    """
+    if isinstance(value, Port):
+        return value
+    found = _attributes_of(value)
+    name = str(
+        name or found.get("name") or getattr(value, "__name__", type(value).__name__)
+    )
+    _reject_misspelt(name, value, found)
+    ops = {op: found[op] for op in OPS if op in found}
+    if not ops:
+        raise ValueError(
+            f"port {name!r} offers no op; define at least one of {', '.join(OPS)}"
+        )
+    for op, function in ops.items():
+        if not callable(function):
+            raise TypeError(f"port {name!r}: {op}={function!r} is not callable")
+        _check_call(name, OPS[op], function)
+    attributes = {key: found[key] for key in ATTRIBUTES if key in found}
+    _check_types(name, attributes)
+    numerics = attributes.get("numerics")
+    if isinstance(numerics, str):
+        if numerics not in PRESETS:
+            raise ValueError(
+                f"port {name!r}: no numerics are called {numerics!r}; "
+                f"{suggestion(numerics, PRESETS)}"
+            )
+        numerics = PRESETS[numerics]
+    return Port(
+        name,
+        MappingProxyType(ops),
+        numerics or PRESETS["ieee"],
+        numerics is not None,
+        MappingProxyType(attributes),
+    )
+
+
+def _check_call(name: str, op: Op, function: Callable[..., Any]) -> None:
+    """Raise ValueError unless `function` can be called as the op is."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    offered = [key for key in (*op.keywords, "out", "taps") if accepts(function, key)]
+    try:
+        signature.bind(*op.arguments, **dict.fromkeys(offered))
+    except TypeError as error:
+        arguments = ", ".join(field.name for field in op.arguments)
+        raise ValueError(
+            f"port {name!r}: {op.name}{signature} cannot be called as "
+            f"{op.name}({arguments}): {error}; keywords it may have are "
+            f"{', '.join((*op.keywords, 'out', 'taps'))}"
+        ) from None
+
+
+def _public(value: Any) -> list[str]:
+    return [name for name in dir(value) if not name.startswith("_")]
+
+
+def _attributes_of(value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if inspect.isroutine(value):
+        return {value.__name__: value}
+    known = (*OPS, *ATTRIBUTES)
+    return {name: getattr(value, name) for name in known if hasattr(value, name)}
+
+
+def _reject_misspelt(name: str, value: Any, found: Mapping[str, Any]) -> None:
+    """Raise for public names that are almost an op or an attribute that is absent."""
+    known = (*OPS, *ATTRIBUTES)
+    if isinstance(value, Mapping) or inspect.isroutine(value):
+        unknown = [key for key in found if key not in known]
+        for key in unknown:
+            raise ValueError(
+                f"port {name!r}: {key!r} is no op and no attribute of a port; "
+                f"{suggestion(key, known)}"
+            )
+        return
+    absent = [key for key in known if key not in found]
+    for key in _public(value):
+        if key in known or _imported(value, key):
+            continue
+        close = get_close_matches(key, absent, n=1, cutoff=0.84)
+        if close:
+            raise ValueError(
+                f"port {name!r}: {key!r} is no op and no attribute of a port; did you "
+                f"mean {close[0]!r}? A helper's name begins with an underscore"
+            )
+
+
+def _imported(value: Any, key: str) -> bool:
+    """Whether a module merely imports `key` from elsewhere."""
+    item = getattr(value, key)
+    if isinstance(item, ModuleType):
+        return True
+    home = getattr(item, "__module__", None)
+    return isinstance(value, ModuleType) and home not in (None, value.__name__)
+
+
+def _check_types(name: str, attributes: Mapping[str, Any]) -> None:
+    def wrong(key: str, want: str) -> TypeError:
+        value = attributes[key]
+        return TypeError(
+            f"port {name!r}: {key}={value!r} is a {type(value).__name__}; give {want}"
+        )
+
+    for key, value in attributes.items():
+        if key in _FUNCTIONS and not callable(value):
+            raise wrong(key, "a function")
+        if key in _FLAGS and not isinstance(value, bool):
+            raise wrong(key, "True or False")
+        if key == "numerics" and not isinstance(value, Numerics | str):
+            raise wrong(key, "a refmoe.Numerics or the name of a preset")
+        if key in ("taps", "mutates"):
+            names = () if isinstance(value, str) else value
+            if names == () or not all(isinstance(item, str) for item in names):
+                raise wrong(key, "a tuple of names")
+    for tap in attributes.get("taps", ()):
+        if tap not in TAPS:
+            raise ValueError(
+                f"port {name!r}: no tap is called {tap!r}; {suggestion(tap, TAPS)}"
+            )

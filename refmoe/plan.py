@@ -1,0 +1,150 @@
+"""Which cases a verification runs: small sizes that break tiles, in a fixed order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from oracle.spec import BlockFormat, Layer
+from refmoe.case import Case, model_of
+from refmoe.protocol import OPS
+
+#: T, H, I and load of the first cases, smallest first: single tokens, sizes that are no
+#: multiple of 64, one expert with more than 64 rows, no token at all.
+_SIZES = (
+    (4, 64, 32, "uniform"),
+    (17, 96, 160, "hot"),
+    (1, 32, 96, "high"),
+    (33, 160, 64, "half"),
+    (0, 64, 64, "uniform"),
+    (65, 64, 96, "hot"),
+    (3, 384, 32, "uniform"),
+    (129, 32, 32, "half"),
+)
+#: Experts per group of the router, or multiples of top_k where there are none.
+_EXPERTS = (2, 3, 2, 4, 2, 3, 5, 2)
+#: What a run without --model and --format covers.
+DEFAULT_MODELS = ("mixtral-8x7b", "gpt-oss-120b", "qwen3-30b-a3b", "deepseek-v3")
+DEFAULT_FORMATS = ("mxfp4", "mxfp8_e4m3", "nvfp4")
+#: Limit at which sigmoid(alpha * gate) is 1 for every alpha in use.
+_SATURATED_LIMIT = 64.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of the report: an op, what it is applied to, and a regime."""
+
+    op: str
+    #: A model, a block format, or "-" where sizes alone decide.
+    subject: str
+    regime: str
+
+
+def cells(
+    ops: Sequence[str],
+    models: Sequence[str],
+    formats: Sequence[str],
+    regimes: Sequence[str],
+) -> list[Cell]:
+    """Every cell of a run: layered ops for each model, quantising ones per format."""
+    found = []
+    for op in ops:
+        if OPS[op].layered:
+            subjects: Sequence[str] = models
+        else:
+            subjects = formats if op in _FORMATTED else ("-",)
+        found += [Cell(op, subject, rule) for subject in subjects for rule in regimes]
+    return found
+
+
+_FORMATTED = ("quantize", "dequantize", "grouped_quantize")
+
+
+def cases(cell: Cell, count: int, seed: int = 0) -> Iterator[Case]:
+    """The first `count` cases of a cell, each with a seed of its own."""
+    for number in range(count):
+        tokens, hidden, intermediate, load = _SIZES[number % len(_SIZES)]
+        case = Case(
+            cell.op,
+            T=tokens,
+            H=hidden,
+            regime=cell.regime,
+            load=load,
+            seed=seed + number,
+        )
+        if OPS[cell.op].layered:
+            yield _of_model(case, cell.subject, intermediate, number)
+        elif cell.op in _FORMATTED:
+            yield _of_format(case, cell.subject, number)
+        else:
+            k = (1, 2, 4, 6, 8)[number % 5]
+            factor = _EXPERTS[number % len(_EXPERTS)]
+            yield _needed(case.but(E=factor * k + number % 2, k=k))
+
+
+def _needed(case: Case) -> Case:
+    """Without the sizes that the op does not look at."""
+    unused = {
+        key: None for key in ("H", "I", "E", "k") if key not in OPS[case.op].sizes
+    }
+    return case.but(**unused)
+
+
+def _of_format(case: Case, name: str, number: int) -> Case:
+    from oracle.blocks import preset
+
+    step = _step(preset(name))
+    assert case.H is not None
+    case = case.but(format=name, H=-(-case.H // step) * step)
+    if case.op == "grouped_quantize":
+        case = case.but(E=2 + number % 3, k=1 + number % 2)
+    if case.op == "dequantize":
+        # Rows of the blocks are tokens here: whole blocks, so at least one.
+        rows = preset(name).block[0] or 1
+        case = case.but(T=-(-max(case.T, 1) // rows) * rows)
+    return _needed(case)
+
+
+def _of_model(case: Case, model: str, intermediate: int, number: int) -> Case:
+    """The model at small sizes; in the exact regime with k a power of two."""
+    layer = model_of(model)
+    k = min(layer.top_k, 8)
+    if case.regime == "exact":
+        k = 1 << (k.bit_length() - 1)
+    factor = _EXPERTS[number % len(_EXPERTS)]
+    groups = layer.routing.groups
+    if groups > 1:
+        per_group = max(factor, -(-k // layer.routing.top_groups))
+        experts = groups * per_group
+    else:
+        experts = max(factor * k, 4) + number % 2
+    step = _layer_step(layer)
+    changes: dict[str, int | float] = {}
+    if layer.shared is not None:
+        changes["shared.intermediate"] = 32 * layer.shared.count
+    if layer.routing.zero_experts:
+        changes["routing.zero_experts"] = 4
+    if case.regime == "exact" and layer.activation.limit and number % 2:
+        changes["activation.limit"] = _SATURATED_LIMIT
+    assert case.H is not None
+    return case.but(
+        model=model,
+        H=-(-case.H // step) * step,
+        I=-(-intermediate // step) * step,
+        E=min(experts, layer.experts),
+        k=k,
+        changes=tuple(sorted(changes.items())),
+    )
+
+
+def _step(form: str | BlockFormat) -> int:
+    """Multiples that an axis must have for whole blocks."""
+    if isinstance(form, str) or form.ragged:
+        return 1
+    return math.lcm(*(size for size in form.block if size))
+
+
+def _layer_step(layer: Layer) -> int:
+    forms = (layer.weights, layer.activations, layer.requantize)
+    return math.lcm(*(_step(form) for form in forms))

@@ -1,0 +1,100 @@
+"""A port as the suite sees it: its ops, its arithmetic, what else it declares."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from oracle.numerics import PRESETS, Numerics
+from oracle.spec import Layer
+
+#: Every attribute of a port beside its ops, with what it holds.
+ATTRIBUTES: dict[str, str] = {
+    "name": "str: what reports call the port",
+    "version": "str: version of what the port wraps",
+    "device": "str: where the port's tensors live, cuda or cpu",
+    "numerics": "Numerics, or the name of a preset: the declared arithmetic",
+    "declares": "function (layer) -> (Layer, Numerics): what it computes for a model",
+    "prepare": "function (params, layer): repacks weights once, untimed",
+    "supports": "function (case) -> True, False, or a str that says why not",
+    "workspace": "function (case): scratch memory",
+    "tactics": "function (case): every tactic, each judged",
+    "layouts": "mapping: layouts of inputs and outputs",
+    "taps": "tuple of tap names that the ops put into the dict `taps=`",
+    "stable": "bool: rows of one expert keep the order of their slots",
+    "deterministic": "bool: the same call gives the same bits",
+    "graph_safe": "bool: may be captured in a CUDA graph",
+    "batch_invariant": "bool: a token's bits do not depend on the batch",
+    "mutates": "tuple of argument names that a call may change",
+    "alignment": "int: bytes that pointers must be aligned to",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An implementation under test.
+
+    `declared` tells whether `numerics` was given; else it is the preset "ieee".
+    """
+
+    name: str
+    ops: Mapping[str, Callable[..., Any]]
+    numerics: Numerics = PRESETS["ieee"]
+    declared: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def get(self, attribute: str, default: Any = None) -> Any:
+        """An optional attribute of ATTRIBUTES, or the default."""
+        return self.attributes.get(attribute, default)
+
+    @property
+    def device(self) -> str:
+        """Where the port's tensors live: as declared, else the GPU if there is one."""
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        return str(self.get("device", default))
+
+    def definition(self, layer: Layer) -> tuple[Layer, Numerics]:
+        """What the port says it computes for `layer`, and in which arithmetic.
+
+        Raises TypeError if its `declares` returns anything but a Layer and a Numerics.
+        """
+        declares = self.get("declares")
+        if declares is None:
+            return layer, self.numerics
+        answer = declares(layer)
+        if isinstance(answer, Layer):
+            answer = (answer, self.numerics)
+        if not (
+            isinstance(answer, tuple)
+            and len(answer) == 2
+            and isinstance(answer[0], Layer)
+            and isinstance(answer[1], Numerics)
+        ):
+            raise TypeError(
+                f"port {self.name!r}: declares(layer) returned {answer!r}; return a "
+                "Layer and a Numerics"
+            )
+        return answer
+
+    def unsupported(self, case: object) -> str | None:
+        """Why the port declares that it does not support `case`; None if it does."""
+        supports = self.get("supports")
+        if supports is None:
+            return None
+        answer = supports(case)
+        if answer is None or answer is True:
+            return None
+        return answer if isinstance(answer, str) and answer else "supports() is False"
+
+
+def accepts(function: Callable[..., Any], keyword: str) -> bool:
+    """Whether `function` has a parameter called `keyword`."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+    return keyword in parameters

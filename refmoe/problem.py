@@ -1,0 +1,222 @@
+"""From a case to the tensors of one call: Case -> Problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from oracle.numerics import PRESETS, Numerics
+from oracle.params import Blocks, Params
+from oracle.permutation import permute
+from oracle.spec import BlockFormat, Layer
+from refmoe.case import Case, format_of
+from refmoe.regimes import Regime, Source, regime
+from refmoe.regimes.load import ids as load_ids
+from refmoe.regimes.regime import plain
+
+#: Rows of the table that hash routing looks token ids up in.
+VOCABULARY = 97
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One call: what is computed, on which tensors, in which declared arithmetic.
+
+    `inputs` holds the op's arguments and keywords by name, without params and layer.
+    """
+
+    case: Case
+    layer: Layer
+    params: Params
+    inputs: Mapping[str, Any]
+    numerics: Numerics
+
+    def but(self, **changes: Any) -> Problem:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+def build(case: Case, numerics: Numerics = PRESETS["ieee"]) -> Problem:
+    """The problem that `case` describes; the same bits wherever it is built.
+
+    Raises ValueError where the case names something unknown or its sizes do not fit.
+    """
+    layer, rule = case.layer, regime(case.regime)
+    source = Source(case, layer, load_ids(case, layer))
+    params = _params(source, rule) if case.op in _NEED_PARAMS else _router(source, rule)
+    inputs = _INPUTS[case.op](source, rule, params)
+    return Problem(case, layer, params, inputs, numerics)
+
+
+def move(value: Any, device: str) -> Any:
+    """`value` with every tensor in it copied to `device`: tensors, Blocks, Params."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, Blocks | Params):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        return replace(
+            value, **{name: move(part, device) for name, part in parts.items()}
+        )
+    return value
+
+
+def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor inside `value` by a dotted name."""
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    found: dict[str, torch.Tensor] = {}
+    if isinstance(value, Blocks | Params):
+        for field in fields(value):
+            found |= tensors(getattr(value, field.name), f"{name}.{field.name}")
+    return found
+
+
+_NEED_PARAMS = ("grouped_gemm", "experts", "moe")
+
+
+def _router(source: Source, rule: Regime) -> Params:
+    """Params of ops that see no weights, which then lie on the meta device."""
+    layer = source.layer
+    shape = (layer.experts, layer.gate_up_rows, layer.hidden)
+    return Params(
+        gate_up=torch.empty(shape, device="meta"),
+        down=torch.empty(shape[0], shape[2], layer.intermediate, device="meta"),
+        **_routing_params(source, rule),
+    )
+
+
+def _routing_params(source: Source, rule: Regime) -> dict[str, torch.Tensor]:
+    layer, found = source.layer, {}
+    if layer.routing.bias != "none":
+        found["router_bias"] = plain(rule.router_bias(source), "fp32")
+    if layer.routing.per_expert_scale:
+        found["per_expert_scale"] = plain(rule.expert_scale(source), "fp32")
+    if layer.routing.method == "hash":
+        stream = source.stream("hash_table")
+        table = stream.permutations(VOCABULARY, layer.routed_choices)
+        found["hash_table"] = table[:, : layer.top_k].contiguous()
+    return found
+
+
+def _params(source: Source, rule: Regime) -> Params:
+    layer = source.layer
+    e, h, i = layer.experts, layer.hidden, layer.intermediate
+    found: dict[str, Any] = _routing_params(source, rule)
+    found["gate_up"] = rule.weight(
+        source, "gate_up", (e, layer.gate_up_rows, h), layer.weights
+    )
+    found["down"] = rule.weight(source, "down", (e, h, i), layer.weights)
+    if layer.expert_bias:
+        for name, shape in (
+            ("gate_up_bias", (e, layer.gate_up_rows)),
+            ("down_bias", (e, h)),
+        ):
+            found[name] = plain(rule.bias(source, name, shape), layer.dtype)
+    if layer.shared is not None:
+        columns = layer.shared.intermediate
+        gated = (layer.shared.activation or layer.activation).gated
+        rows = columns * (2 if gated else 1)
+        # Shared experts stay in the layer's own type, as the released models have them.
+        for name, size in (
+            ("shared_gate_up", (rows, h)),
+            ("shared_down", (h, columns)),
+        ):
+            found[name] = rule.weight(source, name, size, layer.dtype)
+        if layer.shared.combine == "gated":
+            row = rule.weight(source, "shared_gate", (1, h), layer.dtype)
+            found["shared_gate"] = row[0]
+    params = Params(**found)
+    params.check(layer)
+    return params
+
+
+def _x(source: Source, rule: Regime, name: str = "x", rows: int | None = None) -> Any:
+    count = source.case.T if rows is None else rows
+    return plain(
+        rule.tokens(source, name, count, source.layer.hidden), source.layer.dtype
+    )
+
+
+def _logits(source: Source, rule: Regime) -> dict[str, Any]:
+    found = {"logits": plain(rule.logits(source), "fp32")}
+    if source.layer.routing.method == "hash":
+        stream = source.stream("token_ids")
+        found["token_ids"] = stream.integers((source.case.T,), 0, VOCABULARY - 1)
+    return found
+
+
+def _block_format(source: Source) -> BlockFormat:
+    form = format_of(source.case.format or "mxfp8_e4m3")
+    if isinstance(form, str):
+        raise ValueError(f"case: format={form} has no blocks; name a block format")
+    return form
+
+
+def _rows(source: Source) -> Any:
+    layer = source.layer
+    ids = torch.where(source.ids >= layer.experts, -1, source.ids)
+    return permute(ids, layer.experts)
+
+
+def _experts(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
+    return {
+        "x": _x(source, rule),
+        "ids": source.ids,
+        "weights": plain(rule.weights(source), "fp32"),
+    }
+
+
+def _grouped(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
+    rows = _rows(source)
+    return {
+        "x": _x(source, rule, rows=len(rows.slots)),
+        "offsets": rows.offsets,
+        "weights": params.gate_up,
+    }
+
+
+def _grouped_quantize(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
+    found = _grouped(source, rule, params)
+    del found["weights"]
+    return {**found, "format": _block_format(source)}
+
+
+def _dequantize(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
+    shape = (source.case.T, source.layer.hidden)
+    return {"blocks": rule.weight(source, "blocks", shape, _block_format(source))}
+
+
+def _activate(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
+    rows = _rows(source)
+    values = rule.gate_up(source, len(rows.slots))
+    return {"gate_up": plain(values, source.layer.dtype), "expert": rows.experts}
+
+
+def _combine(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
+    rows = _rows(source)
+    return {
+        "down": _x(source, rule, "down", len(rows.slots)),
+        "rows": rows.slots,
+        "weights": plain(rule.weights(source), "fp32"),
+    }
+
+
+_INPUTS: dict[str, Callable[[Source, Regime, Params], dict[str, Any]]] = {
+    "route": lambda source, rule, params: _logits(source, rule),
+    "quantize": lambda source, rule, params: {
+        "x": _x(source, rule), "format": _block_format(source)
+    },
+    "dequantize": _dequantize,
+    "permute": lambda source, rule, params: {"ids": source.ids},
+    "grouped_quantize": _grouped_quantize,
+    "grouped_gemm": _grouped,
+    "activate": _activate,
+    "experts": _experts,
+    "combine": _combine,
+    "moe": lambda source, rule, params: {
+        "x": _x(source, rule), **_logits(source, rule)
+    },
+}  # fmt: skip

@@ -1,0 +1,25 @@
+"""The regimes by name: ways to draw values that make different mistakes visible.
+
+A new regime is a file of its own that ends in `REGIME` and is entered here.
+"""
+
+from __future__ import annotations
+
+from refmoe.protocol import suggestion
+from refmoe.regimes import exact, heavy, randn
+from refmoe.regimes.regime import Regime, Source
+
+__all__ = ["REGIMES", "Regime", "Source", "regime"]
+
+REGIMES: dict[str, Regime] = {
+    entry.name: entry for entry in (randn.REGIME, exact.REGIME, heavy.REGIME)
+}
+
+
+def regime(name: str) -> Regime:
+    """The regime called `name`; raises ValueError with the closest one."""
+    if name not in REGIMES:
+        raise ValueError(
+            f"case: no regime is called {name!r}; {suggestion(name, REGIMES)}"
+        )
+    return REGIMES[name]

@@ -1,0 +1,1 @@
+"""What a run shows: findings as text, the table, the certificate."""

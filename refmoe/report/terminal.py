@@ -1,0 +1,168 @@
+"""A run on the terminal: header, progress, table, findings, summary."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from refmoe.port import Port
+from refmoe.report.table import Row, rows
+from refmoe.report.text import lines
+from refmoe.verdict import Finding, Kind
+from refmoe.verify import Record, findings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Findings shown for one port and op; the certificate holds all of them.
+SHOWN = 3
+_COLOURS = {
+    Kind.BIT_EQUAL: "green", Kind.WITHIN: "green", Kind.WRONG: "bold red",
+    Kind.CRASHED: "bold red", Kind.HUNG: "bold red", Kind.SUSPECT: "yellow",
+    Kind.UNDECLARED: "yellow",
+}  # fmt: skip
+
+
+def header(console: Console, ports: Sequence[Port], cases: int) -> None:
+    """Who is judged, by what they declare."""
+    for port in ports:
+        version = port.get("version")
+        declared = "declares" if port.declared else "declares nothing, taken as"
+        console.print(
+            f"{port.name}{f' {version}' if version else ''} on {port.device}: "
+            f"{', '.join(port.ops)}; {declared} {port.numerics}",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    console.print(f"{cases} cases", highlight=False)
+
+
+@contextmanager
+def progress(console: Console, total: int) -> Iterator[Any]:
+    """A bar that advances by one record at a time; the first verdict gets a line."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    counts: Counter[Kind] = Counter()
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        console=console, transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("", total=total)
+
+        def seen(record: Record) -> None:
+            if not counts:
+                console.print(
+                    f"first verdict: {record.kind}  {record.case}",
+                    markup=False, highlight=False, soft_wrap=True,
+                )  # fmt: skip
+            counts[record.kind] += 1
+            tally = "  ".join(f"{kind} {counts[kind]}" for kind in Kind if counts[kind])
+            bar.update(task, advance=1, description=tally)
+
+        yield seen
+
+
+def table(console: Console, records: Sequence[Record]) -> None:
+    """One line per port, op, subject and regime."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    several = len({record.port for record in records}) > 1
+    for name in (*(["port"] if several else []), "op", "of", "regime"):
+        grid.add_column(name, overflow="fold")
+    for name in ("cases", "bit-equal", "within", "other", "wrong", "not run"):
+        grid.add_column(name, justify="right")
+    grid.add_column("error / bound: median, largest", overflow="fold")
+    for row in rows(records):
+        names = [row.port] if several else []
+        grid.add_row(
+            *names, row.op, row.subject, row.regime, str(row.cases),
+            _count(row.kinds[Kind.BIT_EQUAL]), _count(row.kinds[Kind.WITHIN]),
+            Text(_others(row), style="yellow"), Text(_failed(row), style="bold red"),
+            _count(row.not_run), _errors(row),
+        )  # fmt: skip
+    console.print(grid)
+
+
+def _count(number: int) -> str:
+    return str(number) if number else "-"
+
+
+def _others(row: Row) -> str:
+    kinds = (Kind.AMBIGUOUS, Kind.UNDECIDED, Kind.SUSPECT, Kind.UNDECLARED)
+    return _named(row, kinds)
+
+
+def _failed(row: Row) -> str:
+    wrong = row.kinds[Kind.WRONG]
+    rest = _named(row, (Kind.CRASHED, Kind.HUNG))
+    return rest if not wrong else str(wrong) if rest == "-" else f"{wrong} {rest}"
+
+
+def _named(row: Row, kinds: Sequence[Kind]) -> str:
+    found = [f"{row.kinds[kind]} {kind.lower()}" for kind in kinds if row.kinds[kind]]
+    return ", ".join(found) or "-"
+
+
+def _errors(row: Row) -> str:
+    return "  ".join(
+        f"{tap} {row.median(tap):.2g}, {largest:.2g}" if row.medians.get(tap)
+        else f"{tap} {largest:.2g}"
+        for tap, largest in row.largest.items()
+    )  # fmt: skip
+
+
+def show(console: Console, records: Sequence[Record]) -> None:
+    """The worst findings of each port and op, then deviations, apart."""
+    shown: Counter[tuple[str, str]] = Counter()
+    found = findings(records)
+    for finding in found:
+        shown[finding.port, finding.op] += 1
+        if shown[finding.port, finding.op] <= SHOWN:
+            _print(console, finding)
+    rest = sum(count - SHOWN for count in shown.values() if count > SHOWN)
+    if rest:
+        console.print(f"... and {rest} findings more; --json FILE keeps all of them")
+    first: dict[tuple[str, str, str], Finding] = {}
+    for record in records:
+        departure = record.deviating()
+        if departure is not None:
+            key = (record.port, record.cell.op, record.cell.subject)
+            first.setdefault(key, departure)
+    if first:
+        console.print(
+            "\ndeviations: what the port declares, but not what the model defines",
+            highlight=False,
+        )
+    for departure in first.values():
+        _print(console, departure)
+
+
+def _print(console: Console, finding: Finding) -> None:
+    head, *rest = lines(finding)
+    style = "cyan" if finding.deviation else _COLOURS.get(finding.verdict.kind, "")
+    console.print(head, style=style, markup=False, highlight=False, soft_wrap=True)
+    for line in rest:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def summary(console: Console, records: Sequence[Record], seconds: float) -> None:
+    """One line: cases, rate, shares of the verdicts, what never ran."""
+    kinds = Counter(record.kind for record in records)
+    executed = sum(count for kind, count in kinds.items() if kind.executed)
+    shares = "  ".join(
+        f"{kind.lower().replace('_', '-')} {100 * kinds[kind] / max(executed, 1):.3g} %"
+        for kind in Kind
+        if kind.executed and kinds[kind]
+    )
+    idle = len(records) - executed
+    console.print(
+        f"\n{executed} cases executed in {seconds:.1f} s "
+        f"({executed / max(seconds, 1e-9):.0f}/s)"
+        + (f" | {shares}" if shares else "")
+        + (f" | {idle} not run" if idle else ""),
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip

@@ -1,0 +1,71 @@
+"""A finding as lines of text: bits, the first stage, how to replay it."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+from refmoe.report.bits import hexadecimal, interval
+from refmoe.verdict import Finding, Verdict
+
+#: Lines of a traceback that are shown.
+_TRACEBACK = 12
+
+
+def lines(finding: Finding) -> list[str]:
+    """The finding, one line each for the verdict, the first stage and the replay."""
+    head = "DEVIATION" if finding.deviation else finding.verdict.kind
+    found = [f"{head} {finding.op}[{finding.port}]  {described(finding.verdict)}"]
+    if finding.first is not None and finding.first.tap != finding.verdict.tap:
+        found.append(f"  first divergence: {described(finding.first)}")
+    if finding.cause:
+        found.append(f"  cause: {finding.cause}")
+    if finding.log and finding.verdict.detail == finding.log:
+        found[0] = f"{head} {finding.op}[{finding.port}]  {_last_line(finding.log)}"
+        shown = finding.log.splitlines()[-_TRACEBACK:-1]
+        found += [f"    {line}" for line in shown]
+    found.append(f"  reproduce: {replay(finding)}")
+    return found
+
+
+def replay(finding: Finding) -> str:
+    """The command that runs the finding's case again."""
+    return f"refmoe repro {shlex.quote(finding.case)} {finding.port}"
+
+
+def described(verdict: Verdict) -> str:
+    """What came, what was wanted, how far apart they are.
+
+    >>> from refmoe.verdict import Kind
+    >>> described(Verdict(Kind.WRONG, "ids", (3, 1), 5, 2, 2, dtype="int64"))
+    'ids[3,1] = 5  want 2'
+    """
+    parts = []
+    if verdict.index:
+        place = f"{verdict.tap}[{','.join(map(str, verdict.index))}]"
+        parts.append(f"{place} = {_value(verdict.got, verdict.dtype)}")
+    elif verdict.tap:
+        parts.append(verdict.tap)
+    low, high = verdict.low, verdict.high
+    if low is not None and high is not None:
+        if isinstance(low, int) or isinstance(high, int):
+            parts.append(f"want {low}")
+        elif low == high or math.isnan(low):
+            parts.append(f"want {_value(low, verdict.dtype)} exactly")
+        else:
+            parts.append(f"want {interval(low, high, verdict.dtype)}")
+    if verdict.ratio is not None and math.isfinite(verdict.ratio) and verdict.ratio > 0:
+        parts.append(f"error {verdict.ratio:.3g}x bound")
+    if verdict.detail:
+        parts.append(verdict.detail)
+    return "  ".join(parts)
+
+
+def _value(value: float | int | None, dtype: str) -> str:
+    if value is None or isinstance(value, int):
+        return str(value)
+    return f"{hexadecimal(value, dtype)} ({value:.7g})"
+
+
+def _last_line(log: str) -> str:
+    return log.splitlines()[-1] if log else ""

@@ -1,0 +1,159 @@
+"""The pipeline: ports x cells of cases -> records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from oracle.numerics import Numerics
+from refmoe.case import Case
+from refmoe.declarations import others
+from refmoe.judge import Judgement, judge
+from refmoe.plan import Cell, cases
+from refmoe.port import Port
+from refmoe.problem import build
+from refmoe.runner import run
+from refmoe.verdict import Finding, Kind, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One case on one port, judged against what the port declares.
+
+    `deviation` is the judgement against the model's own definition, where the port
+    declares another one and does not meet the model's.
+    """
+
+    port: str
+    cell: Cell
+    case: str
+    numerics: Numerics
+    judgement: Judgement
+    seconds: float
+    deviation: Judgement | None = None
+    log: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the verdict."""
+        return self.judgement.verdict.kind
+
+    def finding(self) -> Finding:
+        """The record as a finding."""
+        judgement = self.judgement
+        return Finding(
+            self.case, self.cell.op, self.port, judgement.verdict, judgement.first,
+            log=self.log,
+        )  # fmt: skip
+
+    def deviating(self) -> Finding | None:
+        """The deviation as a finding, where there is one."""
+        if self.deviation is None:
+            return None
+        return Finding(
+            self.case, self.cell.op, self.port, self.deviation.verdict,
+            self.deviation.first, deviation=True,
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Verifier:
+    """Checks cases one by one, and remembers which undeclared arithmetics stay open.
+
+    What is outside a port's declaration is UNDECLARED only as long as one other known
+    arithmetic explains all such cases of the op.
+    """
+
+    open: dict[tuple[str, str, Numerics], dict[str, Numerics]] = field(
+        default_factory=dict
+    )
+
+    def check(self, port: Port, case: Case, cell: Cell | None = None) -> Record:
+        """Run and judge one case.
+
+        Raises ValueError if the case cannot be built, TypeError if the port's
+        `declares` does not return a Layer and a Numerics.
+        """
+        start = time.perf_counter()
+        cell = cell or Cell(case.op, case.model or case.format or "-", case.regime)
+        problem = build(case)
+        layer, numerics = port.definition(problem.layer)
+        problem = problem.but(numerics=numerics)
+        outcome = run(port, problem)
+        key = (port.name, case.op, numerics)
+        known = self.open.setdefault(key, others(case.op, numerics))
+        declared, stable = problem.but(layer=layer), bool(port.get("stable", False))
+        judgement = judge(declared, outcome, stable=stable, others=known)
+        arithmetic = outcome.status == "ran" and not outcome.violations
+        if arithmetic and judgement.verdict.kind in (Kind.UNDECLARED, Kind.WRONG):
+            self.open[key] = {name: known[name] for name in judgement.fitting}
+        deviation = None
+        if arithmetic and layer != problem.layer:
+            against = judge(problem, outcome, stable=stable)
+            deviation = against if against.verdict.kind.failed else None
+        seconds = time.perf_counter() - start
+        return Record(
+            port.name, cell, str(case), numerics, judgement, seconds, deviation,
+            outcome.log,
+        )  # fmt: skip
+
+    def settled(self, record: Record) -> Record:
+        """The record after all cases: UNDECLARED that nothing explains is WRONG."""
+        if record.kind is not Kind.UNDECLARED:
+            return record
+        names = list(self.open[record.port, record.cell.op, record.numerics])
+        verdict = record.judgement.verdict
+        if names:
+            verdict = replace(verdict, detail=f"fits {names[0]}")
+        else:
+            detail = "no one known arithmetic fits this and the other cases"
+            verdict = replace(verdict, kind=Kind.WRONG, detail=detail)
+        return replace(record, judgement=replace(record.judgement, verdict=verdict))
+
+
+def schedule(
+    ports: Sequence[Port], cells: Sequence[Cell], count: int, seed: int = 0
+) -> Iterator[tuple[Port, Cell, Case]]:
+    """Every (port, cell, case): the first case of all cells, then the second ..."""
+    drawn = [(cell, list(cases(cell, count, seed))) for cell in cells]
+    for number in range(count):
+        for port in ports:
+            for cell, members in drawn:
+                if cell.op in port.ops and number < len(members):
+                    yield port, cell, members[number]
+
+
+def verify(
+    ports: Sequence[Port],
+    cells: Sequence[Cell],
+    count: int,
+    *,
+    seed: int = 0,
+    seen: Callable[[Record], None] = lambda record: None,
+) -> list[Record]:
+    """Check `count` cases of every cell on every port that has the op; `seen` each."""
+    verifier = Verifier()
+    records = []
+    for port, cell, case in schedule(ports, cells, count, seed):
+        records.append(verifier.check(port, case, cell))
+        seen(records[-1])
+    return [verifier.settled(record) for record in records]
+
+
+def status(records: Sequence[Record]) -> int:
+    """The exit status: 1 if anything failed, 3 if nothing was executed, else 0."""
+    if any(record.kind.failed for record in records):
+        return 1
+    return 0 if any(record.kind.executed for record in records) else 3
+
+
+def findings(records: Sequence[Record]) -> list[Finding]:
+    """Findings of all records worth a report, the severest and largest errors first."""
+
+    def weight(finding: Finding) -> tuple[int, float]:
+        verdict: Verdict = finding.verdict
+        return -verdict.kind.severity, -(verdict.ratio or 0.0)
+
+    found = [record.finding() for record in records if record.kind.reported]
+    return sorted(found, key=weight)
