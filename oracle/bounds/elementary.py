@@ -130,7 +130,9 @@ def _monotone(
         if error.type != "none":
             largest = get(error.type).maximum
             far.masked_fill_(far > largest, torch.inf)
-        return torch.where(at_end, end, far.clamp_(least, most))
+        if least is not None or most is not None:
+            far.clamp_(least, most)
+        return torch.where(at_end, end, far)
 
     def rule(radius: Radius) -> Radius:
         if radius is None:
