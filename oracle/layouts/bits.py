@@ -1,4 +1,4 @@
-"""Fields of bits moved within 32-bit little-endian words."""
+"""Bytes read as words, and fields of bits moved within 32-bit little-endian words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from oracle.layouts import require
 
 #: (lowest source bit, width, lowest target bit).
 Field = tuple[int, int, int]
+
+
+def reinterpret(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The same bytes as another dtype, along the last axis, whatever the strides of x.
+
+    Shapes: x [..., n] -> [..., n * bytes of x's dtype / bytes of `dtype`]
+
+    `Tensor.view` refuses the strides that PyTorch gives to axes of size 1.
+    """
+    last = x.shape[-1] * x.element_size() // dtype.itemsize
+    flat = x.contiguous().as_strided((x.numel(),), (1,))
+    return flat.view(dtype).reshape(*x.shape[:-1], last)
 
 
 def move(octets: torch.Tensor, fields: tuple[Field, ...]) -> torch.Tensor:
@@ -22,11 +34,11 @@ def move(octets: torch.Tensor, fields: tuple[Field, ...]) -> torch.Tensor:
     require.dtype("move", octets, torch.uint8)
     require.axes("move", octets, 1)
     require.multiple("move", "bytes", octets.shape[-1], 4)
-    words = octets.contiguous().view(torch.int32)
+    words = reinterpret(octets, torch.int32)
     moved = torch.zeros_like(words)
     for source, width, target in fields:
         moved |= ((words >> source) & ((1 << width) - 1)) << target
-    return moved.view(torch.uint8)
+    return reinterpret(moved, torch.uint8)
 
 
 def inverse(fields: tuple[Field, ...]) -> tuple[Field, ...]:

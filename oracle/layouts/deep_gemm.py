@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from oracle.layouts import require
+from oracle.layouts.bits import reinterpret
 from oracle.layouts.edges import cut, extend
 from oracle.layouts.rearrange import rearrange
 
@@ -36,7 +37,7 @@ def pack_scales(scales: torch.Tensor, pad: int = 0) -> torch.Tensor:
     """
     require.dtype("deep_gemm", scales, torch.uint8)
     padded = extend("deep_gemm", scales, 4, 4, pad)
-    return padded.view(torch.int32).mT.contiguous()
+    return reinterpret(padded, torch.int32).mT.contiguous()
 
 
 def unpack_scales(stored: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
@@ -47,7 +48,7 @@ def unpack_scales(stored: torch.Tensor, rows: int, columns: int) -> torch.Tensor
     require.dtype("deep_gemm", stored, torch.int32)
     require.axes("deep_gemm", stored, 2)
     require.size("deep_gemm", "stored words", stored.shape[-2], -(-columns // 4))
-    return cut(_rows(stored, rows).view(torch.uint8), rows, columns)
+    return cut(reinterpret(_rows(stored, rows), torch.uint8), rows, columns)
 
 
 def transpose_for_utccp(stored: torch.Tensor) -> torch.Tensor:

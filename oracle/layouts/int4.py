@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from oracle.layouts import nibbles, require
+from oracle.layouts.bits import reinterpret
 from oracle.layouts.edges import cut, extend, raised
 from oracle.layouts.rearrange import rearrange
 
@@ -37,7 +38,7 @@ def pack_compressed_tensors(codes: torch.Tensor) -> torch.Tensor:
     Shapes: codes u8[..., N, K] -> i32[..., N, ceil(K / 8)], the last word filled with 0
     """
     require.dtype("int4", codes, torch.uint8)
-    return nibbles.pack(extend("int4", codes, 1, 8)).view(torch.int32)
+    return _words(extend("int4", codes, 1, 8))
 
 
 def unpack_compressed_tensors(words: torch.Tensor, columns: int) -> torch.Tensor:
@@ -57,12 +58,12 @@ def pack_gptq(codes: torch.Tensor) -> torch.Tensor:
     """
     require.axes("int4", codes, 2)
     require.multiple("int4", "columns", codes.shape[-1], 8)
-    return nibbles.pack(codes).view(torch.int32).mT.contiguous()
+    return _words(codes).mT.contiguous()
 
 
 def unpack_gptq(words: torch.Tensor) -> torch.Tensor:
     """Undo `pack_gptq`. Shapes: words i32[..., K / 8, N] -> codes u8[..., N, K]."""
-    return _nibbles(words.mT.contiguous())
+    return _nibbles(words.mT)
 
 
 def pack_gptq_zeros(zeros: torch.Tensor) -> torch.Tensor:
@@ -73,7 +74,7 @@ def pack_gptq_zeros(zeros: torch.Tensor) -> torch.Tensor:
     require.axes("int4", zeros, 2)
     require.multiple("int4", "rows", zeros.shape[-2], 8)
     require.dtype("int4", zeros, torch.uint8)
-    return nibbles.pack((zeros.mT.contiguous() + 15) & 15).view(torch.int32)
+    return _words((zeros.mT + 15) & 15)
 
 
 def unpack_gptq_zeros(words: torch.Tensor) -> torch.Tensor:
@@ -91,7 +92,7 @@ def pack_awq(codes: torch.Tensor) -> torch.Tensor:
     require.axes("int4", codes, 2)
     require.multiple("int4", "rows", codes.shape[-2], 8)
     ordered = rearrange(codes, "(n a b) (k)", "(k) (n b a)", a=4, b=2)
-    return nibbles.pack(ordered).view(torch.int32)
+    return _words(ordered)
 
 
 def unpack_awq(words: torch.Tensor) -> torch.Tensor:
@@ -99,7 +100,11 @@ def unpack_awq(words: torch.Tensor) -> torch.Tensor:
     return rearrange(_nibbles(words), "(k) (n b a)", "(n a b) (k)", a=4, b=2)
 
 
+def _words(codes: torch.Tensor) -> torch.Tensor:
+    return reinterpret(nibbles.pack(codes), torch.int32)
+
+
 def _nibbles(words: torch.Tensor) -> torch.Tensor:
     require.dtype("int4", words, torch.int32)
     require.axes("int4", words, 2)
-    return nibbles.unpack(words.contiguous().view(torch.uint8))
+    return nibbles.unpack(reinterpret(words, torch.uint8))

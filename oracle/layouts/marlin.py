@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from oracle.layouts import nibbles, require
+from oracle.layouts.bits import reinterpret
 from oracle.layouts.rearrange import rearrange
 from oracle.spec import choose
 
@@ -37,7 +38,7 @@ def pack_weights(codes: torch.Tensor, activation_bits: int = 16) -> torch.Tensor
     require.multiple("marlin", "columns", k, _TILE[activation_bits])
     sizes = _SIZES[activation_bits]
     ordered = rearrange(codes, _CODES, _WORDS[activation_bits], **sizes)
-    words = nibbles.pack(ordered).view(torch.int32)
+    words = reinterpret(nibbles.pack(ordered), torch.int32)
     return words.reshape(*codes.shape[:-2], k // 16, 2 * n)
 
 
@@ -46,7 +47,7 @@ def unpack_weights(words: torch.Tensor, activation_bits: int = 16) -> torch.Tens
     choose("marlin", "activation_bits", activation_bits, (8, 16))
     require.dtype("marlin", words, torch.int32)
     require.axes("marlin", words, 2)
-    octets = words.contiguous().flatten(-2).view(torch.uint8)
+    octets = reinterpret(words, torch.uint8).flatten(-2)
     tiles = words.shape[-2] * 16 // _TILE[activation_bits]
     source, sizes = _WORDS[activation_bits], _SIZES[activation_bits]
     return rearrange(nibbles.unpack(octets), source, _CODES, k=tiles, **sizes)

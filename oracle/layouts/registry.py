@@ -33,8 +33,8 @@ Function = Callable[..., torch.Tensor]
 class Layout:
     """A bijection of one kind of tensor: ``inverse(forward(x), x.shape)`` equals x.
 
-    `multiple` is what the last two axes of x must be multiples of. Both functions take
-    the family's options as keywords (``tile=64``), the same ones.
+    `multiple` is what the last two axes of x must be multiples of, at the default
+    options. Both functions take the family's options as keywords (``tile=64``).
     """
 
     name: str
@@ -63,13 +63,13 @@ def _alone(inverse: Function) -> Function:
 
 
 def _sized(inverse: Function) -> Function:
-    """An inverse that needs the rows and columns."""
-    return lambda y, shape, **options: inverse(y, shape[-2], shape[-1], **options)
+    """An inverse that needs the rows and columns, and no padding byte."""
+    return lambda y, shape, pad=0, **options: inverse(y, *shape[-2:], **options)
 
 
 def _wide(inverse: Function) -> Function:
-    """An inverse that needs the columns."""
-    return lambda y, shape, **options: inverse(y, columns=shape[-1], **options)
+    """An inverse that needs the columns, and no padding byte."""
+    return lambda y, shape, pad=0, **options: inverse(y, columns=shape[-1], **options)
 
 
 def _rows(order: gate_up.GateUpOrder, run: int, used_by: str) -> Layout:
@@ -203,7 +203,8 @@ LAYOUTS: dict[str, Layout] = {
         ),
         Layout(
             "trtllm_gen_block_major", "rows",
-            trtllm_gen.block_major, _alone(trtllm_gen.row_major),
+            trtllm_gen.block_major,
+            lambda y, shape, columns=128: trtllm_gen.row_major(y),
             (1, 128), "trtllm-gen weights, BlockMajorK",
         ),
     )
