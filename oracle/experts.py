@@ -40,8 +40,8 @@ def grouped_gemm(
     i64[C] picks some of the N; the result [R, N] or [R, C]. Only one expert is
     dequantised at a time, so weights of any number of experts stream through.
 
-    `point` is the type of the result ("none": the accumulator's). Adding the bias in a
-    step of its own may round to that type once more. Rows past offsets[E] are zero.
+    `point` is the type of the result ("none": the accumulator's), after the bias. Rows
+    past offsets[E] are zero.
 
     Raises ValueError where the shapes do not fit or the offsets decrease.
     """
@@ -58,11 +58,10 @@ def grouped_gemm(
         if start == stop:
             continue
         part = exact_weight(weight[expert], columns)
-        y = bounds.matmul(_slice(x, start, stop), part, numerics)
-        if bias is not None:
-            row = bias[expert] if columns is None else bias[expert][columns]
-            y = bounds.inexact(y, point, numerics)
-            y = bounds.add(y, bounds.exactly(row.to(torch.float64)), "fp32", numerics)
+        row = None if bias is None else bias[expert]
+        if row is not None and columns is not None:
+            row = row[columns]
+        y = bounds.matmul(_slice(x, start, stop), part, numerics, bias=row)
         out.put(start, stop, bounds.rounded(y, point, numerics))
     return out.tap()
 

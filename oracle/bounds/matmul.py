@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from oracle.bounds.accumulation import FAMILY, dot_error
+from oracle.bounds.arithmetic import add
 from oracle.bounds.exactness import exact_sums, least_maximum
 from oracle.bounds.radius import Radius, joint_probability, plus
+from oracle.bounds.rounding import rounded
 from oracle.numerics import Numerics
 from oracle.trace import Tap
 
@@ -30,10 +32,13 @@ def matmul(
 
     Shapes: x [R, K]; w [N, K]; bias [N]; the result [R, N].
 
+    The bias starts the sum or is added last; where numerics.gemm is a type, the product
+    is rounded to it first and the bias added in a step of its own.
+
     With S = sum |x w| (+ |bias|) and M = (S + |v|) / 2, the largest partial sum in any
     order: |got - v| <= c M + underflow + (1 + c)(what the radii of x and w carry over),
-    c from `oracle.bounds.accumulation`. The bias may start the sum or be added last.
-    `blocks` counts the runs along K whose scales are applied to partial sums.
+    c from `oracle.bounds.accumulation`. `blocks` counts the runs along K whose scales
+    are applied to partial sums.
 
     The radius is 0 where every partial sum is representable on every admitted unit, in
     any order (`oracle.bounds.exactness`); Inf where a partial sum may overflow; 0 where
@@ -48,6 +53,15 @@ def matmul(
     good as random; structured sums (stagnation: many equal or tiny terms beside a large
     one) may exceed it, never the worst case.
     """
+    if numerics.gemm != "none":
+        product = matmul(
+            x, w, numerics.but(gemm="none"), blocks=blocks, least_normals=least_normals
+        )
+        product = rounded(product, numerics.gemm, numerics)
+        if bias is None:
+            return product
+        wide = "fp64" if numerics.gemm == "fp64" else "fp32"
+        return add(product, Tap(bias.to(torch.float64)), wide, numerics)
     (rows, depth), width = x.value.shape, w.value.shape[0]
     value = x.value @ w.value.T
     if numerics.subnormals == "flush":
