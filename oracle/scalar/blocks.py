@@ -1,8 +1,8 @@
 """Block quantisation of a matrix of numbers: one tile, one scale, one code at a time.
 
-Sources: OCP MX v1.0 sections 5 and 6 (MX formats); NVFP4: arXiv 2509.25149, appendix
-B; block FP8: the DeepSeek-V3 report, section 3.3. Every fp32 operation of the last two
-is a Fraction rounded to fp32; MX has none (a power of two divides exactly).
+Sources: OCP MX v1.0 sections 5 and 6 (MX formats); NVFP4: `oracle.scalar.nvfp4`; block
+FP8: the DeepSeek-V3 report, section 3.3. Every fp32 operation of the last two is a
+Fraction rounded to fp32; MX has none (a power of two divides exactly).
 """
 
 from __future__ import annotations
@@ -13,25 +13,31 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from oracle.scalar.elements import (
-    Value,
-    decode,
-    encode,
-    is_negative,
-    largest,
-)
+from oracle.scalar import nvfp4
+from oracle.scalar.elements import Value, as_value, decode, encode, is_negative
 from oracle.scalar.interval import Number
-from oracle.scalar.scales import e4m3_scale, fp32, power_of_two_byte, scale_value
+from oracle.scalar.scales import (
+    POWER_RULES,
+    fp32,
+    inverse,
+    maximum_of,
+    power_of_two_byte,
+    ratio,
+)
 
 Matrix = Sequence[Sequence[Number]]
+Scale = int | Value
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """Codes [N][K], scales [ceil(N / rows)][ceil(K / columns)], and a global scale."""
+    """Codes [N][K], scales [ceil(N / rows)][ceil(K / columns)], and a global scale.
+
+    Scales of E8M0 and E4M3 are bytes, others numbers.
+    """
 
     codes: list[list[int]]
-    scales: list[list[int | Fraction]]
+    scales: list[list[Scale]]
     global_scale: Fraction | None = None
 
 
@@ -47,93 +53,119 @@ def tiles(
         )
     for top in range(0, rows, height):
         for left in range(0, columns, width):
-            yield (
-                top // height,
-                left // width,
-                [
-                    (row, column)
-                    for row in range(top, min(top + height, rows))
-                    for column in range(left, min(left + width, columns))
-                ],
-            )
-
-
-def global_scale_of(matrix: Matrix, element: str) -> Fraction:
-    """NVFP4's decode scale 1 / (largest(element) * 448 / amax), each step in fp32.
-
-    An all-zero tensor has 1.
-    """
-    amax = max((abs(Fraction(x)) for row in matrix for x in row), default=Fraction(0))
-    if amax == 0:
-        return Fraction(1)
-    return fp32(1 / fp32(largest(element) * 448 / amax))
+            down = range(top, min(top + height, rows))
+            across = range(left, min(left + width, columns))
+            yield top // height, left // width, [(r, c) for r in down for c in across]
 
 
 def quantize(
     matrix: Matrix, format: Any, global_scale: Number | None = None
 ) -> Quantized:
-    """Quantise finite numbers; raises ValueError for NaN and infinities."""
-    if not all(math.isfinite(x) for row in matrix for x in row):
-        raise ValueError("scalar: a block holds NaN or infinity; give finite numbers")
-    whole = None
-    if format.global_scale:
-        given = global_scale is not None
-        whole = fp32(Fraction(global_scale)) if given else None  # type: ignore[arg-type]
-        whole = whole or global_scale_of(matrix, format.element)
+    """Quantise; NaN and infinities by the format's policy.
+
+    ``error`` raises ValueError; ``propagate`` makes the block NaN with codes of zero;
+    ``saturate`` keeps NaN out of amax and lets it and infinities become codes.
+    """
     rows, columns = len(matrix), len(matrix[0]) if matrix else 0
+    whole = _whole(matrix, format, global_scale)
     codes = [[0] * columns for _ in range(rows)]
-    scales: dict[tuple[int, int], int | Fraction] = {}
+    scales: dict[tuple[int, int], Scale] = {}
     for i, j, positions in tiles(rows, columns, format):
-        amax = max(abs(Fraction(matrix[r][c])) for r, c in positions)
+        block = [as_value(matrix[r][c]) for r, c in positions]
+        amax = peak(block, format)
+        if amax is None:
+            scales[i, j] = {"e8m0": 255, "e4m3": 127}.get(format.scale, math.nan)
+            continue
         scale = block_scale(amax, format, whole)
         scales[i, j] = scale
-        for r, c in positions:
-            codes[r][c] = element_code(matrix[r][c], scale, format, whole)
+        for (r, c), x in zip(positions, block, strict=True):
+            codes[r][c] = element_code(x, scale, amax, format, whole)
     height = 1 + max((i for i, _ in scales), default=-1)
     width = 1 + max((j for _, j in scales), default=-1)
     grid = [[scales[i, j] for j in range(width)] for i in range(height)]
-    return Quantized(codes, grid, whole)
+    return Quantized(codes, grid, whole.decode if format.global_scale else None)
 
 
-def block_scale(
-    amax: Fraction, format: Any, whole: Fraction | None = None
-) -> int | Fraction:
+def peak(block: Sequence[Value], format: Any) -> Value | None:
+    """The largest magnitude, None for a block that is to become NaN."""
+    broken = [x for x in block if isinstance(x, float) and not math.isfinite(x)]
+    if broken and format.nonfinite == "error":
+        raise ValueError(f"scalar: a block holds {broken[0]}; give finite numbers")
+    if broken and format.nonfinite == "propagate":
+        return None
+    largest: Value = Fraction(0)
+    for x in block:
+        magnitude: Value = -x if is_negative(x) else x
+        if magnitude > largest:
+            largest = magnitude
+    return largest
+
+
+def _whole(matrix: Matrix, format: Any, given: Number | None) -> nvfp4.Whole:
+    """The global scale: given, from the tensor's finite numbers, or none."""
+    if not format.global_scale:
+        return nvfp4.ONE
+    if given is not None:
+        return nvfp4.given(fp32(Fraction(given)))
+    finite = [abs(Fraction(x)) for row in matrix for x in row if math.isfinite(x)]
+    return nvfp4.whole_of(max(finite, default=Fraction(0)), format)
+
+
+def block_scale(amax: Value, format: Any, whole: nvfp4.Whole = nvfp4.ONE) -> Scale:
     """The stored scale of a block whose largest magnitude is `amax`."""
-    amax = max(amax, Fraction(format.amax_floor))
+    zero = amax == 0
+    if zero and format.zero_scale is not None:
+        if format.scale in ("e8m0", "e4m3"):
+            return encode(format.zero_scale, format.scale)
+        return fp32(Fraction(format.zero_scale))
+    amax = max(amax, fp32(Fraction(format.amax_floor)))
     if format.scale == "e8m0":
-        return power_of_two_byte(
-            amax, format.scale_rule, format.element, format.minimum_byte
-        )
-    scale = fp32(amax / largest(format.element))
-    if whole is not None:
-        scale = fp32(scale * fp32(1 / whole))
-    return e4m3_scale(scale) if format.scale == "e4m3" else scale
+        return power_of_two_byte(amax, format)
+    if format.scale == "e4m3":
+        return nvfp4.block_byte(fp32(amax), whole, format)
+    return ratio(fp32(amax), format)
+
+
+def scale_value(stored: Scale, format: Any) -> Value:
+    """What a stored scale multiplies by."""
+    if format.scale in ("e8m0", "e4m3"):
+        return decode(int(stored), format.scale)
+    return as_value(stored)
 
 
 def element_code(
-    x: Number, scale: int | Fraction, format: Any, whole: Fraction | None = None
+    x: Value, scale: Scale, amax: Value, format: Any, whole: nvfp4.Whole = nvfp4.ONE
 ) -> int:
-    """Code of x / scale (times the global one), saturated to the largest value.
+    """Code of x under its block's scale, saturated to the largest value.
 
-    A scale of zero makes every code zero.
+    Exactly x / scale under a power of two; else one fp32 operation: x / scale,
+    x * (1 / scale) or x * (M / amax). A scale of zero makes every code zero.
     """
-    divisor = Fraction(scale_value(scale, format.scale))
-    if whole is not None:
-        divisor = fp32(divisor * whole)
-    if divisor == 0:
-        quotient: Value = Fraction(0)
-    elif format.scale == "e8m0":
-        quotient = Fraction(x) / divisor
-    elif format.apply == "reciprocal":
-        quotient = fp32(Fraction(x) * fp32(1 / divisor))
+    if isinstance(x, float) and not math.isfinite(x):
+        result: Value = x
+    elif format.scale == "e4m3":
+        result = nvfp4.quotient(Fraction(x), int(scale), whole, format)
     else:
-        quotient = fp32(Fraction(x) / divisor)
-    if quotient == 0 and is_negative(x):
-        quotient = -0.0
-    code = encode(quotient, format.element, format.rounding, saturate=True)
+        result = _quotient(
+            Fraction(x), Fraction(scale_value(scale, format)), amax, format
+        )
+    if result == 0 and is_negative(x):
+        result = -0.0
+    code = encode(result, format.element, format.rounding, saturate=True)
     if not format.keep_negative_zero and decode(code, format.element) == 0:
         return 0
     return code
+
+
+def _quotient(x: Fraction, scale: Fraction, amax: Value, format: Any) -> Fraction:
+    if format.scale_rule in POWER_RULES:
+        return x / scale
+    if format.apply == "inverse":
+        floored = max(fp32(amax), fp32(Fraction(format.amax_floor)))
+        return fp32(x * inverse(floored, maximum_of(format)))
+    if scale == 0:
+        return scale
+    return fp32(x * inverse(scale)) if format.apply == "reciprocal" else fp32(x / scale)
 
 
 def dequantize(blocks: Quantized, format: Any) -> list[list[Value]]:
@@ -141,11 +173,11 @@ def dequantize(blocks: Quantized, format: Any) -> list[list[Value]]:
     rows, columns = len(blocks.codes), len(blocks.codes[0]) if blocks.codes else 0
     values: list[list[Value]] = [[Fraction(0)] * columns for _ in range(rows)]
     for i, j, positions in tiles(rows, columns, format):
-        scale = scale_value(blocks.scales[i][j], format.scale)
+        scale = scale_value(blocks.scales[i][j], format)
+        if blocks.global_scale is not None:
+            scale = _times(scale, blocks.global_scale)
         for r, c in positions:
             values[r][c] = _times(decode(blocks.codes[r][c], format.element), scale)
-            if blocks.global_scale is not None:
-                values[r][c] = _times(values[r][c], blocks.global_scale)
     return values
 
 

@@ -11,6 +11,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 from oracle.scalar.interval import Number
 
@@ -32,6 +33,12 @@ class Element:
     infinity: bool = False
     nan: bool = True
     signed: bool = True
+
+    @property
+    def quantum(self) -> Fraction:
+        """Distance of the values next to zero."""
+        least = max(self.bias - (1 if self.signed else 0), 0)
+        return Fraction(1, 1 << (least + self.mantissa))
 
     @property
     def sign_bit(self) -> int:
@@ -81,17 +88,21 @@ def as_value(x: Number) -> Value:
     return Fraction(x)
 
 
-def _magnitude(format: Element, code: int) -> Fraction:
-    """Value of a non-negative code, as if finite codes went on for ever."""
+def _quanta(format: Element, code: int) -> int:
+    """Value of a non-negative code in units of `quantum`, finite codes never ending."""
     if format.exponent == 0:
-        return Fraction(code, 1 << format.mantissa)
+        return code
     field, significand = divmod(code, 1 << format.mantissa)
     if not format.signed:
         # E8M0 has no subnormals and no zero: byte 0 is 2**-127.
-        return Fraction(2) ** (field - format.bias)
+        return 1 << field
     if field:
         significand += 1 << format.mantissa
-    return significand * Fraction(2) ** (max(field, 1) - format.bias - format.mantissa)
+    return significand << max(field - 1, 0)
+
+
+def _magnitude(format: Element, code: int) -> Fraction:
+    return _quanta(format, code) * format.quantum
 
 
 def decode(code: int, name: str) -> Value:
@@ -120,19 +131,21 @@ def largest(name: str) -> Fraction:
 def _nearest(format: Element, x: Fraction, rounding: str) -> int:
     """Code of the value next to x >= 0, on the grid continued beyond `last`."""
     count = format.last + 2
-    below = bisect_right(range(count), x, key=lambda code: _magnitude(format, code)) - 1
+    units = x / format.quantum
+    values = range(count)
+    below = bisect_right(values, math.floor(units), key=partial(_quanta, format)) - 1
     if below < 0:
         return 0
-    low = _magnitude(format, below)
-    if low == x or rounding == "toward_zero":
-        return min(below, format.last)
-    if below == count - 1:
+    low = _quanta(format, below)
+    if low == units or rounding == "toward_zero" or below == count - 1:
         return below
-    middle = (low + _magnitude(format, below + 1)) / 2
-    if x != middle:
-        return below + (x > middle)
+    middle = Fraction(low + _quanta(format, below + 1), 2)
+    if units != middle:
+        return below + (units > middle)
     if rounding == "nearest_even":
-        return below + below % 2
+        # One digit of precision leaves no even neighbour: IEEE 754, 4.3.1, takes the
+        # larger one.
+        return below + (below % 2 if format.signed else 1)
     return below + {"half_away": 1, "half_toward_zero": 0}[rounding]
 
 
@@ -143,16 +156,15 @@ def encode(
 
     What rounds past the largest value becomes it when saturating (infinities too), else
     infinity, else NaN; formats that have neither always saturate. ``toward_zero`` never
-    leaves the finite range, except from an infinity. NaN raises ValueError where the
-    format has none. E8M0 has no zero and no sign: numbers <= 0 raise too.
+    leaves the finite range, except from an infinity. E8M0 takes the magnitude, zero
+    being nearest to 2**-127. NaN in a format that has none: the largest value in floats
+    (as NVIDIA's conversions have it), 0 in integers.
     """
     format = element(name)
     x = as_value(x)
     if isinstance(x, float) and math.isnan(x):
-        return _nan(format, name)
-    if not format.signed and x <= 0:
-        raise ValueError(f"scalar: {name} holds positive numbers only, not {x}")
-    negative = is_negative(x)
+        return _nan(format)
+    negative = is_negative(x) and format.signed
     if isinstance(x, float) and math.isinf(x):
         magnitude = format.last + 1
     else:
@@ -161,20 +173,19 @@ def encode(
         lowest = format.last + (name != "mxint8")
         return -min(magnitude, lowest)
     if magnitude > format.last:
-        if saturate or not (format.infinity or format.nan):
+        cut = rounding == "toward_zero" and math.isfinite(x)
+        if saturate or cut or not (format.infinity or format.nan):
             magnitude = format.last
         elif not format.infinity:
-            magnitude = _nan(format, name)
+            magnitude = _nan(format)
     return magnitude | (format.sign_bit if negative and format.exponent else 0)
 
 
-def _nan(format: Element, name: str) -> int:
-    """The positive quiet NaN."""
+def _nan(format: Element) -> int:
+    """A positive NaN, or what stands in for it."""
     if not format.nan:
-        raise ValueError(f"scalar: {name} has no NaN; give a number")
-    if format.infinity:
-        return format.last + 1 + max(1 << (format.mantissa - 1), 1)
-    return format.last + 1
+        return format.last if format.exponent else 0
+    return format.last + 2 if format.infinity else format.last + 1
 
 
 def round_to(

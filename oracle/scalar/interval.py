@@ -63,7 +63,10 @@ def precision(new: Precision) -> Iterator[None]:
 def round_down(x: Fraction, to: Precision) -> Fraction:
     """The largest number of `to`'s grid that is <= x."""
     n, d = x.numerator, x.denominator
-    shift = to.bits - (abs(n).bit_length() - d.bit_length())
+    exponent = abs(n).bit_length() - d.bit_length()
+    # 2**(exponent - 1) < |x| < 2**(exponent + 1): take the upper half one bit coarser.
+    upper = abs(n) << max(-exponent, 0) >= d << max(exponent, 0)
+    shift = to.bits - exponent - upper
     if to.minimum is not None:
         shift = min(shift, -to.minimum)
     if d & (d - 1) == 0 and d.bit_length() - 1 <= shift:

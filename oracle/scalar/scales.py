@@ -8,14 +8,19 @@ Each power-of-two rule is evaluated from its textual definition, X being the sca
 * ``even``: amax first rounded, half up, to the element's mantissa width, then floor.
 * ``rceil``: the smallest power of two >= amax / (largest value of the element).
 
-``divide`` is no power of two: amax / (largest value), rounded to the scale's type.
+The others are rounded to fp32 after every operation: ``divide`` amax / M, ``multiply``
+amax * (1 / M), ``invert`` 1 / (M / amax).
 """
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
+from typing import Any
 
-from oracle.scalar.elements import decode, element, encode, largest, round_to
+from oracle.scalar.elements import Value, element, largest, round_to
+
+POWER_RULES = ("floor", "ceil", "even", "rceil")
 
 
 def power_below(x: Fraction) -> int:
@@ -35,45 +40,65 @@ def power_above(x: Fraction) -> int:
 def significant(x: Fraction, mantissa: int) -> Fraction:
     """x > 0 rounded half up to `mantissa` bits after the leading one."""
     quantum = Fraction(2) ** (power_below(x) - mantissa)
-    return (x / quantum + Fraction(1, 2)).__floor__() * quantum
+    return math.floor(x / quantum + Fraction(1, 2)) * quantum
 
 
-def power_of_two_byte(amax: Fraction, rule: str, name: str, minimum: int) -> int:
+def maximum_of(format: Any) -> Fraction:
+    """What amax is mapped onto."""
+    if format.maximum is not None:
+        return Fraction(format.maximum)
+    return largest(format.element)
+
+
+def power_of_two_byte(amax: Value, format: Any) -> int:
     """E8M0 byte of the scale, within minimum..254; an all-zero block gets the minimum.
 
-    >>> [power_of_two_byte(Fraction(7), r, "e2m1", 0) for r in ("floor", "rceil")]
-    [127, 128]
+    An infinite amax counts as 2**128, and as more than any scale covers under rceil.
     """
+    rule, maximum = format.scale_rule, maximum_of(format)
+    least: int = format.minimum_byte
     if amax == 0:
-        return minimum
-    largest_power = power_below(largest(name))
+        return least
+    if amax == math.inf:
+        if rule == "rceil":
+            return 254
+        amax = Fraction(2) ** 128
+    amax = Fraction(amax)
     if rule == "floor":
-        exponent = power_below(amax) - largest_power
+        exponent = power_below(amax) - power_below(maximum)
     elif rule == "ceil":
-        exponent = power_above(amax) - largest_power
+        exponent = power_above(amax) - power_below(maximum)
     elif rule == "even":
-        rounded = significant(amax, element(name).mantissa)
-        exponent = power_below(rounded) - largest_power
+        rounded = significant(amax, element(format.element).mantissa)
+        exponent = power_below(rounded) - power_below(maximum)
     elif rule == "rceil":
-        exponent = power_above(amax / largest(name))
+        exponent = power_above(amax / maximum)
     else:
         raise ValueError(f"scalar: scale rule {rule!r} does not give a power of two")
-    return min(max(exponent + 127, minimum), 254)
+    return min(max(exponent + 127, least), 254)
 
 
-def fp32(x: Fraction) -> Fraction:
-    """x rounded to fp32; raises OverflowError past its range."""
-    value = round_to(x, "fp32")
-    if isinstance(value, float) and value != 0:
-        raise OverflowError(f"scalar: {float(x)} overflows fp32")
-    return Fraction(value)
+def fp32(x: Value) -> Fraction:
+    """x rounded to fp32, the largest number past its range."""
+    return Fraction(round_to(x, "fp32", saturate=True))
 
 
-def e4m3_scale(ratio: Fraction) -> int:
-    """E4M3 byte of a non-negative block scale, nearest even, saturated to 448."""
-    return encode(ratio, "e4m3")
+def inverse(x: Fraction, numerator: Fraction = Fraction(1)) -> Fraction:
+    """numerator / x in fp32; division by zero gives the largest number."""
+    return fp32(numerator / x if x else math.inf)
 
 
-def scale_value(stored: int | Fraction, scale: str) -> Fraction | float:
-    """What a stored scale multiplies by: a byte of E8M0 or E4M3, or the number."""
-    return decode(int(stored), scale) if scale in ("e8m0", "e4m3") else Fraction(stored)
+def ratio(amax: Fraction, format: Any) -> Fraction:
+    """amax / M by the format's rule, in the type that the scale is kept in."""
+    rule, maximum = format.scale_rule, maximum_of(format)
+    if rule in POWER_RULES:
+        value = Fraction(2) ** (power_of_two_byte(amax, format) - 127)
+    elif rule == "divide":
+        value = fp32(amax / maximum)
+    elif rule == "multiply":
+        value = fp32(amax * inverse(maximum))
+    elif rule == "invert":
+        value = inverse(inverse(amax, maximum))
+    else:
+        raise ValueError(f"scalar: scale rule {rule!r} is unknown")
+    return Fraction(round_to(value, format.scale, saturate=True))
