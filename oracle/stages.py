@@ -17,6 +17,7 @@ from oracle import bounds
 from oracle.activation import activate
 from oracle.blocks import dequantize, quantize, quantize_tap
 from oracle.experts import combine, grouped_gemm, with_identity
+from oracle.formats import round_to
 from oracle.numerics import Numerics
 from oracle.params import Blocks, Params
 from oracle.permutation import Permutation, permute
@@ -68,7 +69,7 @@ class Stages:
         """
         form = self.layer.activations
         if isinstance(form, str):
-            return self.tokens.map(lambda t: bounds.round_to(t, form))
+            return self.tokens.map(lambda t: round_to(t, form))
         if self.layer.weight_on == "input":
             return self.tokens
         blocks = quantize(self.x, form, global_scale=self.params.x_scale)
