@@ -57,7 +57,7 @@ def activate(
             f"activate: {columns} columns cannot hold a gate and an up half; give 2I"
         )
     gate, up = _split(gate_up)
-    top = _column(limit, activation.limit or 0.0, gate).value
+    top = step.column(limit, activation.limit or 0.0, gate).value
     top = torch.where(top > 0, top, torch.full_like(top, math.inf))
     if activation.kind == "softcap":
         capped = step.capped(gate, activation.gate_cap)
@@ -65,11 +65,11 @@ def activate(
             step.times(capped, step.sigmoid(gate)), step.capped(up, activation.up_cap)
         )
     up = bounds.clamp(up, -top, top)
-    up = step.plus(up, _column(beta, activation.beta, up))
+    up = step.plus(up, step.column(beta, activation.beta, up))
     if activation.clamp == "before":
         gate = bounds.clamp_max(gate, top)
     curve: Callable[[Tap], Tap] = {
-        "swiglu": lambda g: step.swish(g, _column(alpha, activation.alpha, g)),
+        "swiglu": lambda g: step.swish(g, step.column(alpha, activation.alpha, g)),
         "geglu_tanh": step.gelu_tanh,
         "geglu_erf": step.gelu_erf,
     }[activation.kind]
@@ -86,11 +86,22 @@ class _Arithmetic:
         self.numerics = numerics
         self.type = numerics.activation
 
+    def tap(self, operand: Tap | float, like: Tap) -> Tap:
+        if isinstance(operand, Tap):
+            return operand
+        return bounds.constant(operand, like, self.type)
+
+    def column(self, override: PerRow, default: float, like: Tap) -> Tap:
+        """The override as [R, 1], or the default for all rows."""
+        if override is None:
+            return self.tap(default, like)
+        return bounds.exactly(override.to(like.value.device, torch.float64)[:, None])
+
     def plus(self, a: Tap, b: Tap | float) -> Tap:
-        return bounds.add(a, _tap(b, a), self.type, self.numerics)
+        return bounds.add(a, self.tap(b, a), self.type, self.numerics)
 
     def times(self, a: Tap, b: Tap | float) -> Tap:
-        return bounds.multiply(a, _tap(b, a), self.type, self.numerics)
+        return bounds.multiply(a, self.tap(b, a), self.type, self.numerics)
 
     def sigmoid(self, a: Tap) -> Tap:
         value = bounds.sigmoid(a, self.numerics)
@@ -104,7 +115,7 @@ class _Arithmetic:
         return self.times(g, self.sigmoid(self.times(g, alpha)))
 
     def capped(self, a: Tap, cap: float) -> Tap:
-        inner = bounds.divide(a, _tap(cap, a), self.numerics)
+        inner = bounds.divide(a, self.tap(cap, a), self.numerics)
         inner = bounds.inexact(inner, self.type, self.numerics)
         return self.times(self.tanh(inner), cap)
 
@@ -133,14 +144,3 @@ def _plain(up: Tap, activation: Activation, step: _Arithmetic) -> Tap:
 def _split(gate_up: Tap) -> tuple[Tap, Tap]:
     half = gate_up.value.shape[-1] // 2
     return gate_up.map(lambda t: t[..., :half]), gate_up.map(lambda t: t[..., half:])
-
-
-def _column(override: PerRow, default: float, like: Tap) -> Tap:
-    """The override [R, 1], or the default for all rows."""
-    if override is None:
-        return bounds.constant(default, like)
-    return bounds.exactly(override.to(like.value.device, torch.float64)[:, None])
-
-
-def _tap(operand: Tap | float, like: Tap) -> Tap:
-    return operand if isinstance(operand, Tap) else bounds.constant(operand, like)

@@ -213,7 +213,7 @@ class Stages:
             weights = self.weights() if layer.weight_on == "output" else None
             total = combine(down, permutation, weights, numerics)
             if layer.routing.scale_on == "sum" and layer.routing.scale != 1.0:
-                factor = bounds.constant(layer.routing.scale, total)
+                factor = bounds.constant(layer.routing.scale, total, numerics.combine)
                 total = bounds.multiply(total, factor, numerics.combine, numerics)
             return total
 
@@ -246,7 +246,7 @@ class Stages:
                 total = bounds.add(total, self.shared(), numerics.combine, numerics)
             factor = {"average": 0.5, "rsqrt2": 0.5**0.5}.get(layer.shared.combine)
             if factor is not None:
-                constant = bounds.constant(factor, total)
+                constant = bounds.constant(factor, total, numerics.combine)
                 total = bounds.multiply(total, constant, numerics.combine, numerics)
         point = numerics.output or layer.dtype
         return self._tap("out", lambda: bounds.rounded(total, point, numerics))

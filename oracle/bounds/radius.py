@@ -23,11 +23,14 @@ def exactly(value: torch.Tensor) -> Tap:
     return Tap(value.to(torch.float64))
 
 
-def constant(value: float, like: Tap) -> Tap:
-    """A constant that kernels hold in fp32 or wider: exact only if fp32 has it."""
+def constant(value: float, like: Tap, type: str = "fp32") -> Tap:
+    """A constant of arithmetic in `type`: held in fp32 or wider, in fp64 for that type.
+
+    Exact only if fp32 has it, or the type is fp64.
+    """
     tensor = torch.tensor(value, dtype=torch.float64, device=like.value.device)
     off = (tensor - tensor.to(torch.float32).to(torch.float64)).abs()
-    return Tap(tensor, off if bool(off) else None)
+    return Tap(tensor, off if bool(off) and type != "fp64" else None)
 
 
 def concatenate(*taps: Tap, axis: int = 0) -> Tap:
