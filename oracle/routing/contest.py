@@ -1,0 +1,242 @@
+"""Who may win a place when every key is known only to lie within an interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from oracle.numerics import Ties
+from oracle.routing.order import descending, first_equal, sortable
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """N entrants a row; the `places` with the largest keys win.
+
+    Shapes: value, low, high: f64[T, N]; twins: i64[T, N]
+
+    A key lies anywhere in low..high, `value` being the oracle's. Entrants with the same
+    label in `twins` have equal inputs, hence equal keys in any implementation that
+    treats entrants alike: between them the tie rule decides, whatever the radius.
+    """
+
+    value: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    twins: torch.Tensor
+    places: int
+    ties: Ties = "lowest"
+
+    @classmethod
+    def of(
+        cls,
+        value: torch.Tensor,
+        radius: torch.Tensor,
+        labels: torch.Tensor,
+        places: int,
+        ties: Ties,
+    ) -> Contest:
+        """A contest of keys value +- radius; twins share a label.
+
+        Twins get the very same interval, that of the first. Under ``ties="any"`` no one
+        is a twin: equal keys are in any order.
+        """
+        twins = first_equal(labels)
+        value, radius = value.gather(1, twins), radius.gather(1, twins)
+        if ties == "any":
+            twins = torch.arange(value.shape[1], device=value.device).expand_as(twins)
+        return cls(value, value - radius, value + radius, twins, places, ties)
+
+    def rows(self, index: torch.Tensor) -> Contest:
+        """The contests of some rows."""
+        tensors = {name: getattr(self, name)[index] for name in _TENSORS}
+        return replace(self, **tensors)
+
+    def masked(self, stays: torch.Tensor, fill: float) -> Contest:
+        """The contest in which all but `stays` bool[T, N] have the exact key `fill`."""
+        others = self.value.shape[1]
+        if self.ties == "any":
+            twins = self.twins
+        else:
+            twins = torch.where(stays, self.twins, others)
+        return replace(
+            self,
+            value=torch.where(stays, self.value, fill),
+            low=torch.where(stays, self.low, fill),
+            high=torch.where(stays, self.high, fill),
+            twins=twins,
+        )
+
+    @cached_property
+    def winners(self) -> torch.Tensor:
+        """The oracle's winners i64[T, places], the best first."""
+        if self.ties == "highest":
+            last = self.value.shape[1] - 1
+            return last - descending(self.value.flip(1))[:, : self.places]
+        return descending(self.value)[:, : self.places]
+
+    @cached_property
+    def won(self) -> torch.Tensor:
+        """bool[T, N]: who is among the winners."""
+        return torch.zeros_like(self.value, dtype=torch.bool).scatter_(
+            1, self.winners, True
+        )
+
+    @cached_property
+    def standings(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Best and worst place of each entrant among all ends of intervals, 0 the best.
+
+        Entrant a can be ahead of b iff best[a] < worst[b]; equal ends stand in the
+        order of the tie rule.
+        """
+        low, high = sortable(self.low), sortable(self.high)
+        if self.ties == "any":
+            ends = torch.cat([high, low], dim=1)
+        elif self.ties == "lowest":
+            ends = torch.stack([high, low], dim=2).flatten(1)
+        else:
+            ends = torch.stack([high.flip(1), low.flip(1)], dim=2).flatten(1)
+        order = ends.sort(dim=1, descending=True, stable=True).indices
+        ranks = torch.arange(ends.shape[1], device=order.device).expand_as(order)
+        place = torch.empty_like(order).scatter_(1, order, ranks)
+        if self.ties == "any":
+            best, worst = place.chunk(2, dim=1)
+            return best, worst
+        best, worst = place[:, ::2], place[:, 1::2]
+        return (best, worst) if self.ties == "lowest" else (best.flip(1), worst.flip(1))
+
+    def allows(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Whether keys within the intervals exist that make exactly `chosen` win.
+
+        Shapes: chosen: bool[T, N], `places` a row -> bool[T]
+
+        Everyone chosen must be able to be ahead of everyone else. Where twins are cut
+        (some chosen, some not) their common key is the very threshold, so all cut
+        entrants tie and the tie rule must hold across them.
+        """
+        best, worst = self.standings
+        behind = 2 * best.shape[1]
+        last_in = torch.where(chosen, best, -1).amax(dim=1)
+        first_out = torch.where(chosen, behind, worst).amin(dim=1)
+        cut = self._cut(chosen)
+        rank = self._rank.expand_as(best)
+        last_cut = torch.where(cut & chosen, rank, -1).amax(dim=1)
+        first_cut = torch.where(cut & ~chosen, rank, behind).amin(dim=1)
+        return (last_in < first_out) & (last_cut < first_cut)
+
+    @cached_property
+    def certain(self) -> torch.Tensor:
+        """bool[T]: no other set of winners is possible."""
+        best, worst = self.standings
+        behind = 2 * best.shape[1]
+        chosen = self.won
+        cut = self._cut(chosen)
+
+        def ahead(some: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+            last = torch.where(some, worst, -1).amax(dim=1)
+            return last < torch.where(others, best, behind).amin(dim=1)
+
+        cut_classes = torch.where(cut, self.twins, -1)
+        same = cut_classes == cut_classes.amax(dim=1, keepdim=True)
+        one_class = (same | ~cut).all(dim=1)
+        between_twins = (
+            one_class
+            & ahead(chosen & ~cut, ~chosen)
+            & ahead(chosen & cut, ~chosen & ~cut)
+        )
+        return ahead(chosen, ~chosen) | between_twins
+
+    def outcomes(self, row: int, limit: int) -> list[list[int]] | None:
+        """Every possible set of winners of one row, or None if there are too many.
+
+        Depth first over the classes of twins that are not decided, best first; a class
+        gives its members in the order of the tie rule.
+        """
+        best, worst = (places[row].tolist() for places in self.standings)
+        won, twins = self.won[row].tolist(), self.twins[row].tolist()
+        rank = self._rank.tolist()
+        entrants = range(len(won))
+        first_out = min((best[e] for e in entrants if not won[e]), default=2 * len(won))
+        last_in = max(worst[e] for e in entrants if won[e])
+        sure = [e for e in entrants if won[e] and worst[e] < first_out]
+        classes: dict[int, list[int]] = {}
+        for e in sorted(entrants, key=lambda e: (best[e], rank[e])):
+            if worst[e] >= first_out if won[e] else best[e] <= last_in:
+                classes.setdefault(twins[e], []).append(e)
+        open_ = list(classes.values())
+        need = self.places - len(sure)
+        found = _sets(open_, need, best, worst, rank, 4 * limit)
+        if found is None:
+            return None
+        sets = [sorted(sure + some) for some in found]
+        chosen = torch.zeros(len(sets), len(won), dtype=torch.bool)
+        for number, members in enumerate(sets):
+            chosen[number, members] = True
+        single = torch.full((len(sets),), row, device=self.value.device)
+        possible = self.rows(single).allows(chosen.to(self.value.device)).tolist()
+        kept = [members for members, yes in zip(sets, possible, strict=True) if yes]
+        return kept if len(kept) <= limit else None
+
+    @property
+    def _rank(self) -> torch.Tensor:
+        """Order of the entrants under the tie rule, i64[N]."""
+        rank = torch.arange(self.value.shape[1], device=self.value.device)
+        return rank.flip(0) if self.ties == "highest" else rank
+
+    def _cut(self, chosen: torch.Tensor) -> torch.Tensor:
+        """bool[T, N]: members of a class of twins of which only some are chosen."""
+        counts = torch.zeros(
+            (len(chosen), chosen.shape[1] + 1), dtype=torch.int64, device=chosen.device
+        )
+        total = counts.scatter_add(1, self.twins, torch.ones_like(self.twins))
+        inside = counts.scatter_add(1, self.twins, chosen.to(torch.int64))
+        return ((inside > 0) & (inside < total)).gather(1, self.twins)
+
+
+_TENSORS = ("value", "low", "high", "twins")
+
+
+def _sets(
+    classes: list[list[int]],
+    places: int,
+    best: list[int],
+    worst: list[int],
+    rank: list[int],
+    limit: int,
+) -> list[list[int]] | None:
+    """Sets of `places` members, each able to be ahead of all left out, or None."""
+    found: list[list[int]] = []
+    behind = 2 * len(best)
+
+    def extend(
+        index: int,
+        picked: list[int],
+        last_in: int,
+        first_out: int,
+        cut: tuple[int, int],
+    ) -> None:
+        need = places - len(picked)
+        left = sum(best[e] < first_out for rest in classes[index:] for e in rest)
+        if left < need or len(found) > limit:
+            return
+        if index == len(classes):
+            found.append(picked)
+            return
+        members = classes[index]
+        for count in range(min(need, len(members)), -1, -1):
+            inside, outside = members[:count], members[count:]
+            last = max([last_in, *(best[e] for e in inside)])
+            first = min([first_out, *(worst[e] for e in outside)])
+            tied = cut
+            if inside and outside:
+                tied = (
+                    max([cut[0], *(rank[e] for e in inside)]),
+                    min([cut[1], *(rank[e] for e in outside)]),
+                )
+            if last < first and tied[0] < tied[1]:
+                extend(index + 1, picked + inside, last, first, tied)
+
+    extend(0, [], -1, behind, (-1, behind))
+    return found if len(found) <= limit else None

@@ -1,0 +1,135 @@
+"""From scores to ids: keys, groups, and what else may be selected."""
+
+from __future__ import annotations
+
+import torch
+
+from oracle import bounds
+from oracle.numerics import Numerics
+from oracle.routing.admissible import Admissible
+from oracle.routing.contest import Contest
+from oracle.routing.order import descending, first_equal, sortable
+from oracle.routing.scores import Arithmetic, plus_bias, radius, wider, with_radius
+from oracle.spec import Layer, Routing
+from oracle.trace import Tap
+
+
+def select(
+    logits: Tap, bias: torch.Tensor | None, layer: Layer, numerics: Numerics
+) -> Admissible:
+    """The top-k of the keys and every other selection within their radius.
+
+    Shapes: logits [T, N], the columns that can be chosen; bias f[N] or None
+    """
+    routing, arithmetic = layer.routing, Arithmetic(numerics)
+    key = _keys(logits, bias, routing, arithmetic)
+    labels = first_equal(sortable(logits.value))
+    if bias is not None:
+        own = sortable(bias.to(logits.value.device, torch.float64))
+        labels = labels * len(own) + first_equal(own[None])
+    experts = Contest.of(key.value, radius(key), labels, layer.top_k, numerics.ties)
+    if routing.groups == routing.top_groups or routing.method != "topk":
+        return Admissible(experts.winners, experts)
+    groups = _groups(experts, bias, routing, arithmetic)
+    fill = 0.0 if routing.masked_fill == "zero" else -torch.inf
+    return Admissible.of_groups(experts, groups, fill)
+
+
+def _keys(
+    logits: Tap, bias: torch.Tensor | None, routing: Routing, arithmetic: Arithmetic
+) -> Tap:
+    """What is compared: logits or scores, with a selection bias.
+
+    Without a bias the sum of a softmax scales all keys alike and does not reorder them:
+    it counts as exact.
+    """
+    if compares_logits(routing):
+        key = logits
+    elif _scale_free(routing, arithmetic):
+        unsettled = arithmetic.unsettled
+        terms = unsettled.exponentials(logits)
+        key = unsettled.divide(terms, Tap(unsettled.total(terms).value))
+    else:
+        key = arithmetic.point(arithmetic.unsettled.score(logits, routing.score))
+    if bias is not None and routing.bias == "selection":
+        key = plus_bias(key, bias, arithmetic)
+    return key
+
+
+def compares_logits(routing: Routing) -> bool:
+    """Whether top-k sees the logits, and only the chosen ones are scored."""
+    return routing.method == "sparsemixer" or routing.order == "topk_then_score"
+
+
+def _scale_free(routing: Routing, arithmetic: Arithmetic) -> bool:
+    """Whether keys may carry a common unknown factor: no bias, no declared rounding."""
+    return (
+        routing.score == "softmax"
+        and not compares_logits(routing)
+        and routing.bias != "selection"
+        and not arithmetic.narrow
+    )
+
+
+def _groups(
+    experts: Contest,
+    bias: torch.Tensor | None,
+    routing: Routing,
+    arithmetic: Arithmetic,
+) -> Contest:
+    """The contest of the groups: each one's best key, or the sum of its two best.
+
+    Two groups are twins if the experts that make up their scores are, and no other of
+    the group can be among its best.
+    """
+    shape = (len(experts.value), routing.groups, -1)
+    picks = 1 if routing.group_score == "max" else 2
+    value, low, high, twins = (
+        tensor.view(shape)
+        for tensor in (experts.value, experts.low, experts.high, experts.twins)
+    )
+
+    def best(keys: torch.Tensor) -> torch.Tensor:
+        return keys.gather(2, descending(keys)[..., :picks])
+
+    middle, least, most = best(value), best(low), best(high)
+    away = torch.maximum(middle - least, most - middle)
+    away = torch.where(middle.isfinite(), away, 0.0)
+    score = Tap(middle[..., 0], away[..., 0])
+    if picks == 2:
+        second = Tap(middle[..., 1], away[..., 1])
+        score = bounds.add(score, second, "none", arithmetic.numerics)
+        if _scale_free(routing, arithmetic):
+            # The rounding of the sum does not scale with the common factor.
+            own = arithmetic.unit * score.value.abs() + 2.0**-149
+            score = with_radius(score, radius(score) + own)
+        else:
+            own_type = arithmetic.type
+            if bias is not None:
+                own_type = wider(own_type, bias.dtype)
+            score = bounds.rounded(score, own_type, arithmetic.numerics)
+    labels = _group_labels(value, low, high, twins, picks)
+    return Contest.of(
+        score.value, radius(score), labels, routing.top_groups, experts.ties
+    )
+
+
+def _group_labels(
+    value: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    twins: torch.Tensor,
+    picks: int,
+) -> torch.Tensor:
+    """One label i64[T, groups] for groups whose scores come from twins."""
+    order = descending(value)
+    value, low, high, twins = (t.gather(2, order) for t in (value, low, high, twins))
+    first, last = twins[..., :1], twins[..., picks - 1 : picks]
+    settled = (first == last) | (low[..., :1] > high[..., picks - 1 : picks])
+    behind = high[..., picks:] < low[..., picks - 1 : picks]
+    behind |= (twins[..., picks:] == last) & settled
+    ends = torch.cat([first, last], dim=2).sort(dim=2).values
+    width = value.shape[1] * value.shape[2] + 1
+    label = ends[..., 0] * width + ends[..., 1]
+    alone = -1 - torch.arange(value.shape[1], device=value.device)
+    return torch.where(behind.all(dim=2), label, alone)
