@@ -103,8 +103,9 @@ def encode(
     to eight bits, i8 for int8, int4 and mxint8, i16, i32 or i64 for the wider ones
 
     ``saturate=False``: past the largest value lies Inf, or NaN in E4M3 and E8M0;
-    formats with neither saturate always. NaN becomes the canonical positive NaN; in
-    E2M1, E2M3 and E3M2 the largest value (as NVIDIA converts it), in integers 0.
+    formats with neither saturate always. NaN becomes the canonical positive NaN, a
+    negative overflow of E4M3 the negative one; in E2M1, E2M3 and E3M2 NaN becomes the
+    largest value (as NVIDIA converts it), in integers 0.
 
     Raises TypeError for other types of `values`, ValueError for unknown names.
 
@@ -117,19 +118,22 @@ def encode(
             f"encode: values are {values.dtype}; give float64, float32, bfloat16 or "
             "float16"
         )
-    exact = round_to(
-        values.to(torch.float64), name, rounding=rounding, saturate=saturate
-    )
+    values = values.to(torch.float64)
+    exact = round_to(values, name, rounding=rounding, saturate=saturate)
     codes = _codes_of(exact, entry)
+    missing = exact.isnan()
+    if bool(missing.any()):
+        nan = entry.nan_stand_in if entry.nan is None else entry.nan
+        codes[missing] = nan
+        if entry.kind == "float" and entry.infinity is None:
+            codes[missing & (values < 0)] = nan | 1 << (entry.bits - 1)
     return codes.to(entry.storage)
 
 
 def _codes_of(exact: torch.Tensor, entry: ElementFormat) -> torch.Tensor:
-    """Int64 codes of values that are representable, NaN and Inf included."""
-    missing = exact.isnan()
+    """Int64 codes of values that are representable or infinite; of NaN anything."""
     if entry.kind == "integer":
-        whole = torch.where(missing, 0.0, exact) / entry.quantum
-        return whole.to(torch.int64)
+        return (exact.nan_to_num(0.0) / entry.quantum).to(torch.int64)
     bits = exact.view(torch.int64)
     magnitude = bits & (2**63 - 1)
     rebias = (1023 - entry.bias) << entry.mantissa
@@ -142,5 +146,4 @@ def _codes_of(exact: torch.Tensor, entry: ElementFormat) -> torch.Tensor:
         if entry.infinity is not None:
             codes = torch.where(exact.isinf(), entry.infinity, codes)
         codes |= ((bits >> 63) & 1) << (entry.bits - 1)
-    stand_in = entry.nan_stand_in if entry.nan is None else entry.nan
-    return torch.where(missing, stand_in, codes)
+    return codes
