@@ -1,4 +1,4 @@
-"""Implementations of others as ports, each loaded by name; see `refmoe.port.load`."""
+"""Implementations of others as ports, each loaded by name; see `refmoe.loading`."""
 
 from __future__ import annotations
 

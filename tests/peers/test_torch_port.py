@@ -13,7 +13,7 @@ from oracle.blocks import dequantize, preset, quantize
 from oracle.experts import grouped_gemm
 from oracle.numerics import PRESETS
 from refmoe.peers import torch as port
-from refmoe.port import load
+from refmoe.loading import load
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -29,7 +29,9 @@ def test_grouped_gemm_exact_on_small_integers(dtype: torch.dtype) -> None:
     assert torch.equal(got.double(), want.value)
 
 
-@pytest.mark.parametrize("name", ["mxfp8_e4m3", "mxfp8_e5m2", "fp8_block_128", "int8_token"])
+@pytest.mark.parametrize(
+    "name", ["mxfp8_e4m3", "mxfp8_e5m2", "fp8_block_128", "int8_token"]
+)
 def test_dequantize_every_code(name: str) -> None:
     """Catches a scale spread along the wrong axis, and a code read as unsigned."""
     random = torch.Generator().manual_seed(3)

@@ -10,7 +10,7 @@ import torch
 
 from oracle.blocks import dequantize, preset, quantize
 from refmoe.peers import torchao
-from refmoe.port import load
+from refmoe.loading import load
 
 FAMILIES = ("mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2")
 RULES = ("floor", "ceil", "even", "rceil")
@@ -88,7 +88,7 @@ def test_quantize_refuses_zero_tensor_under_global_scale() -> None:
     from torchao.prototype.mx_formats.nvfp4_tensor import per_tensor_amax_to_scale
 
     assert per_tensor_amax_to_scale(torch.zeros(())) == 0
-    with pytest.raises(ValueError, match="all-zero tensor .* give one non-zero value"):
+    with pytest.raises(ValueError, match=r"all-zero tensor .* give one non-zero value"):
         torchao.quantize(torch.zeros(2, 32), preset("nvfp4:torchao"))
 
 

@@ -93,10 +93,16 @@ class Adapter:
             points["weighted"] = points["weights"]
             if layer.shared is None and layer.routing.scale_on == "weights":
                 points["combine"] = _wider(kind)
+        splits = 1
+        if layer.shared is not None and layer.shared.combine == "weighted":
+            # Each shared expert's result is rounded before they are added.
+            splits, points["partial"] = layer.shared.count, kind
+        running = eager and "combine" not in self.block.rounds
         exact = set(points.values()) == {"fp64"}
         return PRESETS["reference" if exact else "ieee"].but(
             accumulate=_wider(kind),
-            combine_order="expert" if eager else "any",
+            split_k=splits,
+            combine_order="expert" if running else "any",
             # torch.topk promises no order among equal keys.
             ties="any",
             **points,

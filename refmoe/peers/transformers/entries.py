@@ -8,8 +8,12 @@ from typing import Any
 from oracle.spec import Layer, Routing
 from refmoe.peers.transformers.block import Derived
 
+#: Logits in the dtype of x, then fp32 up to the weights ...
 FP32_ROUTER = {"router": "fp32"}
+#: ... or with the weights ...
 FP32_WEIGHTS = {"router": "fp32", "weights": "fp32"}
+#: ... or from the logits on.
+FP32_LOGITS = {"logits": "fp32", "router": "fp32", "weights": "fp32"}
 
 
 def tiny(name: str, routing: Routing, **changes: Any) -> Layer:

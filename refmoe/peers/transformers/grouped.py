@@ -8,7 +8,7 @@ from oracle.spec import Activation, Layer, Routing, Shared
 from refmoe.peers.transformers.block import Block, Derived
 from refmoe.peers.transformers.entries import (
     COUNT,
-    FP32_WEIGHTS,
+    FP32_LOGITS,
     paired_groups,
     same_shared,
     sizes,
@@ -54,7 +54,7 @@ def _v3(name: str, config: str, module: str, folder: str = "") -> Block:
     return Block(
         name, config, module, tiny(name, V3, shared=Shared(16)),
         V3_READS, ALL_SHARED, {"norm_topk_prob": True},
-        departs=BARE_SUM, rounds=FP32_WEIGHTS, folder=folder, refuses=paired_groups,
+        departs=BARE_SUM, rounds=FP32_LOGITS, folder=folder, refuses=paired_groups,
     )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ BLOCKS = (
             ),
         },
         {**EXPERTS, **shared("shared_experts")}, {"num_attention_heads": 2},
-        departs={"routing.masked_fill": "-inf"}, rounds=FP32_WEIGHTS,
+        departs={"routing.masked_fill": "-inf"}, rounds=FP32_LOGITS,
         refuses=_kept_suffice,
     ),
     _v3("deepseek_v3", "DeepseekV3Config", "DeepseekV3MoE"),
@@ -89,7 +89,7 @@ BLOCKS = (
         "glm5_next", "Glm5NextTextConfig", "Glm5NextTextMoE",
         tiny("glm5_next", V3, activation=CLAMPED, shared=Shared(16)),
         {**V3_READS, "swiglu_limit": "activation.limit"}, ALL_SHARED,
-        {"norm_topk_prob": True}, rounds=FP32_WEIGHTS, refuses=paired_groups,
+        {"norm_topk_prob": True}, rounds=FP32_LOGITS, refuses=paired_groups,
     ),
     Block(
         "hy_v4", "HYV4Config", "HYV4MoE",
@@ -97,7 +97,7 @@ BLOCKS = (
             "hy_v4", V3, activation=CLAMPED, shared=Shared(16, activation=Activation())
         ),
         {**V3_READS, "swiglu_limit": "activation.limit"}, ALL_SHARED,
-        {"norm_topk_prob": True}, rounds=FP32_WEIGHTS, refuses=paired_groups,
+        {"norm_topk_prob": True}, rounds=FP32_LOGITS, refuses=paired_groups,
     ),
     Block(
         "nemotron_h", "NemotronHConfig", "NemotronHMoE",
@@ -114,7 +114,7 @@ BLOCKS = (
             "shared_experts.down_proj.weight": given("shared_down"),
         },
         {"norm_topk_prob": True},
-        rounds={**FP32_WEIGHTS, "weighted": "fp32", "combine": "narrow"},
+        rounds={**FP32_LOGITS, "weighted": "fp32", "combine": "narrow"},
     ),
     Block(
         "mistral4", "Mistral4Config", "Mistral4MoE",

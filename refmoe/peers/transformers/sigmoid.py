@@ -9,6 +9,7 @@ from oracle.spec import Activation, Layer, Routing, Shared
 from refmoe.peers.transformers.block import Block, lookup
 from refmoe.peers.transformers.entries import (
     COUNT,
+    FP32_LOGITS,
     FP32_ROUTER,
     FP32_WEIGHTS,
     sizes,
@@ -129,7 +130,7 @@ BLOCKS = (
             **EXPERTS, **shared("shared_experts"),
             "e_score_correction_bias": given("router_bias"),
         },
-        {"enable_moe_fp32_combine": False}, rounds=FP32_WEIGHTS, refuses=whole_shared,
+        {"enable_moe_fp32_combine": False}, rounds=FP32_LOGITS, refuses=whole_shared,
     ),
     Block(
         "inkling", "InklingTextConfig", "InklingMoE",
@@ -147,7 +148,7 @@ BLOCKS = (
             "shared_experts.up_proj": split(half("shared_gate_up", 1)),
             "shared_experts.down_proj": split_columns,
         },
-        rounds=FP32_ROUTER, refuses=weighted_shared,
+        rounds={**FP32_ROUTER, "logits": "fp32"}, refuses=weighted_shared,
         free=("shared.count", "routing.shared_logits"),
     ),
     Block(
@@ -164,7 +165,7 @@ BLOCKS = (
         },
         {**EXPERTS, **BIAS}, {"scoring_func": "sigmoid"},
         rounds={
-            **FP32_WEIGHTS, "gate_up": "narrow", "activation": "fp32",
+            **FP32_LOGITS, "gate_up": "narrow", "activation": "fp32",
             "combine": "fp32", "weighted": "fp32",
         },
     ),

@@ -11,6 +11,7 @@ from oracle.spec import Activation, Routing, Shared
 from refmoe.peers.transformers.block import Block
 from refmoe.peers.transformers.entries import (
     COUNT,
+    FP32_LOGITS,
     FP32_ROUTER,
     FP32_WEIGHTS,
     same_shared,
@@ -108,7 +109,7 @@ BLOCKS = (
         "hunyuan_v1_moe", "HunYuanMoEV1Config", "HunYuanMoEV1Moe",
         tiny("hunyuan_v1_moe", RENORMALISED, shared=Shared(8)),
         sizes("intermediate_size", top_k="moe_topk"),
-        {**EXPERTS, **shared("shared_mlp")}, rounds=FP32_WEIGHTS, arguments=(0,),
+        {**EXPERTS, **shared("shared_mlp")}, rounds=FP32_LOGITS, arguments=(0,),
         fp32=("gate.wg",), free=("shared.intermediate",), refuses=same_shared,
     ),
     Block(
@@ -148,7 +149,7 @@ BLOCKS = (
             "experts.down_proj": given("down"),
             "router.e_score_correction_bias": given("router_bias"),
         },
-        router="router", rounds=FP32_WEIGHTS,
+        router="router", rounds=FP32_LOGITS,
     ),
     Block(
         "ernie4_5_moe", "Ernie4_5_MoeConfig", "Ernie4_5_MoeSparseMoeBlock",
@@ -168,7 +169,8 @@ BLOCKS = (
             **EXPERTS, **shared("shared_experts"),
             "gate.moe_statics.e_score_correction_bias": row("router_bias"),
         },
-        {"moe_norm_min": 1e-12}, rounds=FP32_ROUTER, refuses=whole_shared,
+        {"moe_norm_min": 1e-12}, rounds={**FP32_ROUTER, "logits": "fp32"},
+        refuses=whole_shared,
     ),
     Block(
         "granitemoe", "GraniteMoeConfig", "GraniteMoeMoE",
