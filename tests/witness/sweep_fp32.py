@@ -1,0 +1,130 @@
+"""Every fp32 bit pattern through the oracle and its witnesses: prints a JSON summary.
+
+    python tests/witness/sweep_fp32.py --processes 16 --slices 256 --stride 1
+
+Needs torch, numpy and ml_dtypes. A slice is one 256th of all 2^32 patterns; a
+disagreement lists its first pattern. Exit status 1 where there is any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ml_dtypes
+import numpy
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from oracle.blocks.elements import codes_of
+from oracle.formats import encode, get
+from oracle.spec import BlockFormat
+
+SLICE = 1 << 24
+PIECE = 1 << 20
+SMALL = {
+    "e2m1": ml_dtypes.float4_e2m1fn,
+    "e2m3": ml_dtypes.float6_e2m3fn,
+    "e3m2": ml_dtypes.float6_e3m2fn,
+    "e4m3": ml_dtypes.float8_e4m3fn,
+    "e5m2": ml_dtypes.float8_e5m2,
+}
+WIDE = {"bf16": ml_dtypes.bfloat16, "fp16": numpy.float16}
+TORCH = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
+
+Check = tuple[str, Callable[[torch.Tensor], torch.Tensor], Callable[..., torch.Tensor]]
+
+
+def _ml_dtypes(values: torch.Tensor, kind: type, width: type) -> torch.Tensor:
+    with numpy.errstate(all="ignore"):
+        codes = values.numpy().astype(kind).view(width)
+    return torch.from_numpy(codes.astype(numpy.int64))
+
+
+def _clipped(values: torch.Tensor, name: str) -> torch.Tensor:
+    maximum = get(name).maximum
+    return values.clamp(-maximum, maximum)
+
+
+def checks() -> Iterator[Check]:
+    """(what, ours, theirs) on fp32 tensors without NaN."""
+    for name, kind in SMALL.items():
+        format = BlockFormat(name, name)
+
+        def theirs(v: torch.Tensor, n: str = name, k: type = kind) -> torch.Tensor:
+            return _ml_dtypes(_clipped(v, n), k, numpy.uint8)
+
+        yield f"encode {name} = ml_dtypes", lambda v, n=name: encode(v, n), theirs
+        yield f"table {name} = ml_dtypes", lambda v, f=format: codes_of(v, f), theirs
+    for name, kind in WIDE.items():
+        yield (
+            f"encode {name} = {kind.__name__}",
+            lambda v, n=name: encode(v, n, saturate=False).to(torch.int64) & 0xFFFF,
+            lambda v, k=kind: _ml_dtypes(v, k, numpy.uint16),
+        )
+    for name, dtype in TORCH.items():
+        yield (
+            f"encode {name} = torch",
+            lambda v, n=name: encode(v, n),
+            lambda v, n=name, d=dtype: _clipped(v, n).to(d).view(torch.uint8),
+        )
+
+
+def sweep(index: int, stride: int) -> dict[str, dict[str, int]]:
+    """Counts of one slice: patterns compared and differing, by check."""
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, int]] = {}
+    first = index * SLICE - 2**31
+    for start in range(first, first + SLICE, PIECE * stride):
+        stop = min(start + PIECE * stride, first + SLICE)
+        bits = torch.arange(start, stop, stride, dtype=torch.int64).to(torch.int32)
+        values = bits.view(torch.float32)
+        kept = ~values.isnan()
+        bits, values = bits[kept], values[kept]
+        for what, ours, theirs in checks():
+            row = found.setdefault(what, {"compared": 0, "differing": 0})
+            different = ours(values).to(torch.int64) != theirs(values).to(torch.int64)
+            row["compared"] += len(values)
+            row["differing"] += int(different.sum())
+            if bool(different.any()) and "first" not in row:
+                row["first"] = int(bits[different][0]) & 0xFFFFFFFF
+    return found
+
+
+def _work(job: tuple[int, int]) -> dict[str, dict[str, int]]:
+    return sweep(*job)
+
+
+def main() -> int:
+    """Run the slices over processes, add up, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--slices", type=int, default=256, help="how many of 256")
+    parser.add_argument("--stride", type=int, default=1, help="every n-th pattern")
+    given = parser.parse_args()
+    jobs = [
+        (i * 256 // given.slices, given.stride) for i in range(min(given.slices, 256))
+    ]
+    total: dict[str, dict[str, int]] = {}
+    began = time.time()
+    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
+        for found in pool.imap_unordered(_work, jobs):
+            for what, row in found.items():
+                sums = total.setdefault(what, {"compared": 0, "differing": 0})
+                sums["compared"] += row["compared"]
+                sums["differing"] += row["differing"]
+                if "first" in row:
+                    sums["first"] = min(row["first"], sums.get("first", 2**32))
+    seconds = round(time.time() - began, 1)
+    print(json.dumps({"slices": len(jobs), "seconds": seconds, "checks": total}))
+    return int(any(row["differing"] for row in total.values()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
