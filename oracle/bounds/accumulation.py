@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from oracle.formats import get
 from oracle.numerics import Accumulator, Numerics
+
+Of = Literal["value", "partial", "total"]
 
 #: Probability that any element of one GEMM exceeds its statistical bound, under its
 #: assumptions.
@@ -37,8 +40,9 @@ class DotError:
     worst: float
     likely: float
     underflow: float
-    #: The factors are of S, not of M: chains of their own each reach their own M.
-    of_total: bool
+    #: What the factors are of: M; S where chains of their own each reach their own M;
+    #: the value where the sum itself is exact.
+    of: Of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def dot_error(
         max(error.worst for error in errors),
         max(error.likely for error in errors),
         max(error.underflow for error in errors),
-        any(unit.promote for unit in numerics.units),
+        max((error.of for error in errors), key=("value", "partial", "total").index),
     )
 
 
@@ -86,9 +90,10 @@ def _unit_error(
     splits = numerics.split_k
     roundings = _chain(unit, depth, splits, blocks)
     outside = unit.roundoff if unit.rounding == "nearest" else FP32_ROUNDOFF
-    # Two scalings of every block's sum lose 2 u S <= 4 u M together; then the blocks
-    # and the bias are added up.
-    roundings.append(_Roundings(4 + blocks + bias, outside, biased=False))
+    # Two scalings of the sum, or of every block's: 2 u S <= 4 u M together; then the
+    # blocks and the bias are added up.
+    scalings = 2 if blocks == 1 else 4 + blocks
+    roundings.append(_Roundings(scalings + bias, outside, biased=False))
     if splits > 1:
         partial = 2.0 ** -(get(numerics.partial).mantissa + 1)
         roundings.append(_Roundings(2 * splits - 1, partial, biased=False))
@@ -102,7 +107,10 @@ def _unit_error(
     square = sum(r.count * (r.most / (2 if r.biased else 1)) ** 2 for r in roundings)
     likely = (drift + spread * math.sqrt(square)) * (1.0 + worst)
     underflow = _underflow(unit, numerics, depth)
-    return DotError(worst, min(likely, worst), underflow, unit.promote > 0)
+    of: Of = "total" if unit.promote else "partial"
+    if unit.rounding == "exact" and blocks == splits == 1:
+        of = "value"
+    return DotError(worst, min(likely, worst), underflow, of)
 
 
 def _chain(unit: Accumulator, depth: int, splits: int, blocks: int) -> list[_Roundings]:

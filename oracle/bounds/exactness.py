@@ -107,5 +107,5 @@ def _least(unit: Accumulator) -> float:
 def _certain(tap: Tap) -> torch.Tensor:
     """Rows without any radius: bool[R]."""
     if tap.worst is None:
-        return torch.ones_like(tap.value[:, 0], dtype=torch.bool)
+        return tap.value.new_ones(tap.value.shape[0], dtype=torch.bool)
     return ~tap.worst.expand_as(tap.value).ne(0.0).any(-1)

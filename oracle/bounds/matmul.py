@@ -54,30 +54,33 @@ def matmul(
     one) may exceed it, never the worst case.
     """
     if numerics.gemm != "none":
-        product = matmul(
-            x, w, numerics.but(gemm="none"), blocks=blocks, least_normals=least_normals
-        )
-        product = rounded(product, numerics.gemm, numerics)
+        inner = numerics.but(gemm="none")
+        tap = matmul(x, w, inner, blocks=blocks, least_normals=least_normals)
+        tap = rounded(tap, numerics.gemm, numerics)
         if bias is None:
-            return product
+            return tap
         wide = "fp64" if numerics.gemm == "fp64" else "fp32"
-        return add(product, Tap(bias.to(torch.float64)), wide, numerics)
+        return add(tap, Tap(bias.to(torch.float64)), wide, numerics)
     (rows, depth), width = x.value.shape, w.value.shape[0]
-    value = x.value @ w.value.T
+    product = x.value @ w.value.T
     if numerics.subnormals == "flush":
         x, w = _flushed(x), _flushed(w)
     x_size, w_size = _size(x.value, least_normals[0]), _size(w.value, least_normals[1])
     left = [x_size, *_radii(x)]
     products = _products(torch.cat(left), w_size, rows)
-    total = products[0]
+    value, total = product, products[0]
     if bias is not None:
         bias = bias.to(torch.float64)
-        value += bias
+        value = product + bias
         total = total + bias.abs()
     error = dot_error(
         numerics, depth, rows * width, blocks=blocks, bias=bias is not None
     )
-    reach = total if error.of_total else (total + value.abs()).mul_(0.5)
+    reach = {
+        "total": lambda: total,
+        "partial": lambda: (total + value.abs()).mul_(0.5),
+        "value": lambda: product.abs() if bias is None else product.abs() + bias.abs(),
+    }[error.of]()
     exact = exact_sums(x, w, reach, numerics, bias)
     # The value's own float64 sum.
     own = (depth + 2) * 2.0**-52
