@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from oracle import bounds
+from oracle.bounds.radius import carried
 from oracle.numerics import Numerics
 from oracle.spec import Activation
 from oracle.trace import Tap
@@ -122,12 +123,33 @@ class _Arithmetic:
     def gelu_tanh(self, g: Tap) -> Tap:
         cube = self.times(self.times(g, g), self.times(g, 0.044715))
         inner = self.times(self.plus(g, cube), math.sqrt(2.0 / math.pi))
-        return self.times(self.times(g, 0.5), self.plus(self.tanh(inner), 1.0))
+        tail = 2.0 * torch.sigmoid(2.0 * _highest(inner))
+        tail = tail * (1.0 + 4.0 * self.numerics.sigmoid.relative)
+        return self.times(self.times(g, 0.5), self.from_one(self.tanh(inner), tail))
 
     def gelu_erf(self, g: Tap) -> Tap:
-        curve = bounds.erf(self.times(g, math.sqrt(0.5)), self.numerics)
+        inner = self.times(g, math.sqrt(0.5))
+        curve = bounds.erf(inner, self.numerics)
         curve = bounds.inexact(curve, self.type, self.numerics)
-        return self.times(self.times(g, 0.5), self.plus(curve, 1.0))
+        tail = torch.erfc(-_highest(inner)) * (1.0 + 4.0 * self.numerics.erf.relative)
+        return self.times(self.times(g, 0.5), self.from_one(curve, tail))
+
+    def from_one(self, curve: Tap, tail: torch.Tensor) -> Tap:
+        """1 + curve, which cancels near curve = -1, or the same without cancelling.
+
+        Implementations with erfc or 2 sigmoid return up to the small `tail` where
+        1 + curve has a few ulps of 1 left, or nothing.
+        """
+        total = self.plus(curve, 1.0)
+        away = (tail - total.value).abs().nan_to_num(nan=0.0)
+        away = away.masked_fill(curve.value >= 0, 0.0)
+        if not bool(away.any()):
+            return total
+
+        def rule(radius: torch.Tensor | None) -> torch.Tensor:
+            return away if radius is None else torch.maximum(radius, away)
+
+        return carried(total.value, (total,), rule)
 
 
 def _plain(up: Tap, activation: Activation, step: _Arithmetic) -> Tap:
@@ -139,6 +161,11 @@ def _plain(up: Tap, activation: Activation, step: _Arithmetic) -> Tap:
     if activation.kind == "gelu_erf":
         return step.gelu_erf(up)
     return step.swish(up, 1.0)
+
+
+def _highest(tap: Tap) -> torch.Tensor:
+    """The upper end of every element."""
+    return tap.value if tap.worst is None else tap.value + tap.worst
 
 
 def _split(gate_up: Tap) -> tuple[Tap, Tap]:

@@ -50,32 +50,31 @@ def activate(
 ) -> Interval:
     """h(gate, up), with an expert's own alpha, beta and limit where given.
 
-    `gate` is None for the ungated kinds. A limit of 0 or infinity is none.
+    `gate` is None for the ungated kinds; these and softcap take no limit. A limit of 0
+    or infinity is none.
     """
-    alpha = activation.alpha if alpha is None else alpha
-    beta = activation.beta if beta is None else beta
-    limit = activation.limit if limit is None else limit
-    if limit in (0, math.inf):
-        limit = None
     u, kind = Interval.of(up), activation.kind
     if kind not in GATED:
-        return _ungated(kind, u, activation, limit, alpha)
+        return _ungated(kind, u)
     if gate is None:
         raise ValueError(f"scalar: {kind} needs a gate beside up={up}")
     g = Interval.of(gate)
+    if kind == "softcap":
+        capped = _cap(g, activation.gate_cap) * sigmoid(g)
+        return capped * _cap(u, activation.up_cap)
+    alpha = activation.alpha if alpha is None else alpha
+    beta = activation.beta if beta is None else beta
+    limit = activation.limit if limit is None else limit
+    if not (limit and limit < math.inf):
+        limit = None
     if limit is not None:
         u = u.clamp(-limit, limit)
         if activation.clamp == "before":
             g = g.clamp(high=limit)
     if kind == "swiglu":
         left = silu(g, alpha)
-    elif kind == "geglu_tanh":
-        left = gelu_tanh(g)
-    elif kind == "geglu_erf":
-        left = gelu_erf(g)
     else:
-        left = _cap(g, activation.gate_cap) * sigmoid(g)
-        u = _cap(u, activation.up_cap)
+        left = gelu_tanh(g) if kind == "geglu_tanh" else gelu_erf(g)
     if limit is not None and activation.clamp == "after":
         left = left.clamp(high=limit)
     return left * (u + beta if beta else u)
@@ -86,23 +85,15 @@ def _cap(x: Interval, cap: float) -> Interval:
     return tanh(x / cap) * cap
 
 
-def _ungated(
-    kind: str, x: Interval, activation: Any, limit: Number | None, alpha: Number
-) -> Interval:
-    """The kinds of one half; the limit caps it as it would a gate."""
-    if limit is not None and activation.clamp == "before":
-        x = x.clamp(high=limit)
+def _ungated(kind: str, x: Interval) -> Interval:
+    """The kinds of one half."""
     if kind == "silu":
-        h = silu(x, alpha)
-    elif kind == "gelu_erf":
-        h = gelu_erf(x)
-    elif kind == "relu2":
+        return silu(x)
+    if kind == "gelu_erf":
+        return gelu_erf(x)
+    if kind == "relu2":
         positive = x.clamp(low=0)
-        h = positive * positive
-    elif kind == "identity":
-        h = x
-    else:
-        raise ValueError(f"scalar: activation {kind!r} is unknown")
-    if limit is not None and activation.clamp == "after":
-        h = h.clamp(high=limit)
-    return h
+        return positive * positive
+    if kind == "identity":
+        return x
+    raise ValueError(f"scalar: activation {kind!r} is unknown")

@@ -10,7 +10,7 @@ from typing import Any
 from oracle.scalar.activation import GATED, activate
 from oracle.scalar.blocks import dequantize, quantize
 from oracle.scalar.elementary import sigmoid
-from oracle.scalar.elements import Value
+from oracle.scalar.elements import Value, round_to
 from oracle.scalar.interval import Interval, Number, dot, square_root, total
 from oracle.scalar.keys import Undecided
 
@@ -29,6 +29,8 @@ class Expert:
     alpha: Number | None = None
     beta: Number | None = None
     limit: Number | None = None
+    x_scale: Number | None = None
+    intermediate_scale: Number | None = None
 
 
 def linear(x: Row, matrix: Matrix, bias: Sequence[Number] | None) -> list[Interval]:
@@ -55,20 +57,38 @@ def intermediate(x: Row, expert: Expert, activation: Any) -> list[Interval]:
     ]
 
 
-def requantize(row: Sequence[Interval], format: Any) -> list[Interval]:
-    """Quantise enclosures to a block format and decode; a plain type changes nothing.
+def through(
+    row: Sequence[Interval], format: Any, scale: Number | None = None
+) -> list[Interval]:
+    """Enclosures as a GEMM sees them through a block format, with a global `scale`.
 
     Scale and code grow with the magnitudes, so that both ends of all enclosures giving
-    the same bytes proves them for every number between; else raises Undecided.
+    the same bytes proves them for every number between; else raises Undecided. A global
+    scale that would come from other rows too must be given.
     """
-    if isinstance(format, str):
-        return list(row)
+    if format.global_scale and scale is None:
+        raise ValueError(
+            f"scalar: {format.name} needs a given global scale for one row"
+        )
     nearest = [_toward_zero(h) for h in row]
     farthest = [h.low if h.high <= 0 else h.high for h in row]
-    blocks = quantize([nearest], format)
-    if any(h.low < 0 < h.high for h in row) or quantize([farthest], format) != blocks:
+    blocks = quantize([nearest], format, scale)
+    certain = quantize([farthest], format, scale) == blocks
+    if any(h.low < 0 < h.high for h in row) or not certain:
         raise Undecided("scalar: an enclosure straddles a rounding boundary")
     return [Interval.of(v) for v in dequantize(blocks, format)[0]]
+
+
+def rounded(h: Interval, name: str) -> Interval:
+    """The enclosure of all roundings to a plain type, which do not decrease."""
+    return Interval(Fraction(round_to(h.low, name)), Fraction(round_to(h.high, name)))
+
+
+def requantized(h: Sequence[Interval], layer: Any, expert: Expert) -> Row:
+    """The intermediate as GEMM2 sees it; a plain type changes nothing."""
+    if isinstance(layer.requantize, str):
+        return h
+    return through(h, layer.requantize, expert.intermediate_scale)
 
 
 def _toward_zero(h: Interval) -> Value:
@@ -83,16 +103,20 @@ def expert_row(
 ) -> list[Interval]:
     """One expert's weighted contribution to one token.
 
-    The weight multiplies x, the intermediate (before it is requantised), or the output
-    after its bias.
+    The weight multiplies x (before it is quantised or rounded for GEMM1), the
+    intermediate (before it is requantised), or the output after its bias.
     """
     w = Interval.of(weight)
     if layer.weight_on == "input":
-        x = [w * item for item in x]
+        weighted = [w * item for item in x]
+        if isinstance(layer.activations, str):
+            x = [rounded(item, layer.activations) for item in weighted]
+        else:
+            x = through(weighted, layer.activations, expert.x_scale)
     h = intermediate(x, expert, layer.activation)
     if layer.weight_on == "intermediate":
         h = [w * item for item in h]
-    y = linear(requantize(h, layer.requantize), expert.down, expert.down_bias)
+    y = linear(requantized(h, layer, expert), expert.down, expert.down_bias)
     return [w * item for item in y] if layer.weight_on == "output" else y
 
 
@@ -127,18 +151,19 @@ def shared_row(
     expert: Expert,
     layer: Any,
     *,
-    gate: Sequence[Number] | None = None,
+    token: Row = (),
+    gate: Sequence[Number] = (),
     weights: Sequence[Interval] = (),
 ) -> list[Interval]:
-    """The shared expert's row, with its own gate or the router's weights applied."""
+    """The shared expert's row, gated by sigmoid(token . gate) or weighted."""
     shared = layer.shared
     h = intermediate(x, expert, shared.activation or layer.activation)
     if shared.combine == "weighted":
         columns = shared.intermediate // shared.count
         h = [weights[c // columns] * item for c, item in enumerate(h)]
-    y = linear(requantize(h, layer.requantize), expert.down, expert.down_bias)
+    y = linear(h, expert.down, expert.down_bias)
     if shared.combine == "gated":
-        factor = sigmoid(dot(x, gate or ()))
+        factor = sigmoid(dot(token, gate))
         y = [factor * item for item in y]
     return y
 

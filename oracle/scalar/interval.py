@@ -1,10 +1,11 @@
 """Enclosures [low, high] of real numbers, with directed rounding at a stated precision.
 
 Under `EXACT`, 256 significant bits, an enclosure is narrower than 1e-70 per operation.
-Under `FLOAT64`, every operation widens its result by what one float64 rounding may do:
-the result encloses whatever a float64 program computes that performs these operations,
-sums in any order, elementary functions within 4 ulps. One definition of a formula thus
-yields both the truth and the derived distance at which float64 may stand from it.
+Under `FLOAT64`, every operation widens its result by four float64 roundings (51 bits,
+not 53, so that a program may arrange a formula otherwise, say with a reciprocal): the
+result encloses whatever such a program computes with sums in any order and elementary
+functions within 4 ulps. One definition of a formula thus yields both the truth and the
+derived distance at which float64 may stand from it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Precision:
 
 EXACT = Precision(256)
 FLOAT64 = Precision(
-    53, Fraction(1, 2**50), Fraction(1, 2**1022), Fraction(1, 2**53), -1074
+    51, Fraction(1, 2**50), Fraction(1, 2**1022), Fraction(1, 2**53), -1074
 )
 _precision: ContextVar[Precision] = ContextVar("precision", default=EXACT)
 
@@ -145,6 +146,8 @@ class Interval:
 
     def __mul__(self, other: Number | Interval) -> Interval:
         y = Interval.of(other)
+        if self.point and y.point:
+            return Interval.outward(self.low * y.low, self.low * y.low)
         corners = [a * b for a in (self.low, self.high) for b in (y.low, y.high)]
         return Interval.outward(min(corners), max(corners))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 from oracle.scalar.blocks import dequantize, quantize
@@ -29,7 +28,10 @@ class Weights:
     per_expert_scale: Sequence[Number] | None = None
     hash_table: Sequence[Sequence[int]] | None = None
     shared: Expert | None = None
-    shared_gate: Sequence[Number] | None = None
+    shared_gate: Sequence[Number] = ()
+    #: Whether the shared expert sees x quantised, as its weights are.
+    shared_quantized: bool = False
+    x_scale: Number | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,11 @@ class Stages:
     out: list[list[Interval]] = field(default_factory=list)
 
 
-def quantized_inputs(x: Matrix, format: Any) -> list[list[Fraction]]:
+def quantized_inputs(x: Matrix, format: Any, scale: Number | None) -> Matrix:
     """x as GEMM1 sees it: through a block format, or rounded to a plain type."""
     if isinstance(format, str):
-        return [[Fraction(round_to(item, format)) for item in row] for row in x]
-    decoded = dequantize(quantize(x, format), format)
-    return [[Fraction(value) for value in row] for row in decoded]
+        return [[round_to(item, format) for item in row] for row in x]
+    return dequantize(quantize(x, format, scale), format)
 
 
 def forward(
@@ -60,7 +61,9 @@ def forward(
 ) -> Stages:
     """Route every token and run its experts; `out` is not rounded to a type."""
     stages = Stages()
-    inputs = quantized_inputs(x, layer.activations)
+    inputs = x
+    if layer.weight_on != "input":
+        inputs = quantized_inputs(x, layer.activations, weights.x_scale)
     for t, (row, seen) in enumerate(zip(x, inputs, strict=True)):
         table = weights.hash_table
         hashed = table[token_ids[t]] if table is not None and token_ids else None
@@ -77,9 +80,10 @@ def forward(
         shared = None
         if weights.shared is not None:
             shared = shared_row(
-                seen,
+                seen if weights.shared_quantized else row,
                 weights.shared,
                 layer,
+                token=row,
                 gate=weights.shared_gate,
                 weights=chosen.shared,
             )

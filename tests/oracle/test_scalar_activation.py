@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from oracle.scalar.activation import activate
-from oracle.scalar.experts import Expert, combine, requantize, routed_row
+from oracle.scalar.experts import Expert, combine, routed_row, through
 from oracle.scalar.interval import FLOAT64, Interval, precision
 from oracle.scalar.keys import Undecided
 from oracle.spec import Activation, BlockFormat, Layer, Routing, Shared
@@ -121,15 +121,16 @@ def test_scalar_combine_forms(how, want):
     assert want in got
 
 
-def test_scalar_requantize_proves_its_codes():
+def test_scalar_through_proves_its_codes():
     format = BlockFormat("mx", "e2m1", (1, 2))
     width = Fraction(1, 2**200)
     sure = Interval(Fraction(4) - width, Fraction(4) + width)
     unsure = Interval(Fraction(5) - width, Fraction(5) + width)
     low = Interval(Fraction(-9, 8) - width, Fraction(-9, 8))
     with pytest.raises(Undecided, match="straddles"):
-        requantize([sure, low], format)
+        through([sure, low], format)
     with pytest.raises(Undecided, match="straddles"):
-        requantize([Interval.of(6), unsure], format)
-    assert requantize([Interval.of(6), low], format)[1] == Interval.of(-1)
-    assert requantize([low], "bf16") == [low]
+        through([Interval.of(6), unsure], format)
+    assert through([Interval.of(6), low], format)[1] == Interval.of(-1)
+    with pytest.raises(ValueError, match="needs a given global scale"):
+        through([low], BlockFormat("nv", "e2m1", (1, 1), "e4m3", global_scale=True))
