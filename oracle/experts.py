@@ -87,7 +87,9 @@ def combine(
     rows = down.map(lambda tensor: tensor[index])
     if weights is not None:
         column = weights.map(lambda tensor: tensor.reshape(-1, 1))
-        rows = bounds.multiply(rows, column, "none", numerics)
+        # A product on its way to a 16-bit type may be rounded to fp32 first.
+        step = "fp32" if numerics.weighted in ("bf16", "fp16") else "none"
+        rows = bounds.multiply(rows, column, step, numerics)
         rows = bounds.rounded(rows, numerics.weighted, numerics)
     gone = empty.reshape(-1, 1)
     rows = rows.map(lambda tensor: tensor.masked_fill(gone, 0.0))

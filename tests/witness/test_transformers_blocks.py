@@ -11,9 +11,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from oracle import bounds
+from oracle.experts import combine
 from oracle.moe import trace
 from oracle.numerics import PRESETS, Numerics
 from oracle.params import Params
+from oracle.permutation import permute
 from oracle.routing import route
 from oracle.spec import Layer
 from oracle.trace import Tap
@@ -158,6 +161,18 @@ def test_moe_transformers_float64(name: str) -> None:
     _assert_within(got, out, "out")
     if numerics.exp == PRESETS["reference"].exp and out.worst is not None:
         assert float((out.worst / out.value.abs().max()).max()) < 2.0**-24
+
+
+def test_combine_torch_rounds_a_bf16_product_twice() -> None:
+    """Catches a bound for one rounding: bf16 * fp32 is fp32 before it is bf16."""
+    random = torch.Generator().manual_seed(0)
+    down = torch.randn(3000, 300, generator=random).to(torch.bfloat16)
+    weights = torch.rand(3000, 1, generator=random)
+    ids = torch.zeros(3000, 1, dtype=torch.int64)
+    numerics = Numerics(weighted="bf16", combine="bf16", combine_order="expert")
+    once = bounds.exactly(down.double()), bounds.exactly(weights.double())
+    tap = combine(once[0], permute(ids, 1), once[1], numerics)
+    _assert_within((down * weights).to(torch.bfloat16), tap, "routed")
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
