@@ -156,8 +156,9 @@ def _integers() -> dict[str, BlockFormat]:
         found |= {
             family: group,
             f"{family}:bf16": replace(group, scale="bf16"),
-            # compressed-tensors and torchao: amax onto 7.5, the middle of -8 and 7.
+            # compressed-tensors and torchao: amax onto 7.5, half of 7 - (-8).
             f"{family}:compressed_tensors": replace(group, maximum=7.5),
+            f"{family}:torchao": replace(group, maximum=7.5, apply="reciprocal"),
         }
     return found
 

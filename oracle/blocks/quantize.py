@@ -74,9 +74,8 @@ def quantize(
     if not clean and format.nonfinite == "propagate":
         stored = stored.masked_fill(broken, nan_scale(format))
         codes.masked_fill_(broken[:, None, :, None], 0)
-    return Blocks(
-        grid.join(codes), grid.spread(stored), format, _kept(whole, grid, format)
-    )
+    joined = grid.join(codes).contiguous()
+    return Blocks(joined, grid.spread(stored), format, _kept(whole, grid, format))
 
 
 def dequantize(
@@ -133,7 +132,7 @@ def global_scales(
         return None
     down, across = grid.counts
     if given is None:
-        whole = amax.reshape(-1, down * across)
+        whole = amax.reshape(grid.lead.numel(), down * across)
         top = whole.amax(1) if down * across else whole.new_zeros(len(whole))
         scale = nvfp4.whole_scale(top.clamp(max=nvfp4.FP32_MAX), format)
         encode = scale.encode.repeat_interleave(down).unsqueeze(1)

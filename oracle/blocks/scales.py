@@ -145,8 +145,14 @@ def _ratio(amax: torch.Tensor, format: BlockFormat) -> torch.Tensor:
 
 
 def _inverse(amax: torch.Tensor, format: BlockFormat) -> torch.Tensor:
-    """maximum / amax in fp32, held to its range."""
-    return fp32(_maximum(amax, format) / amax).clamp(max=FP32_MAX)
+    """maximum / amax in fp32, held to its range.
+
+    ``invert`` rounds 1 / amax first, as torch does to divide a number by a tensor.
+    """
+    maximum = _maximum(amax, format)
+    if format.scale_rule == "invert":
+        return fp32(maximum * fp32(1 / amax)).clamp(max=FP32_MAX)
+    return fp32(maximum / amax).clamp(max=FP32_MAX)
 
 
 def _stored_number(value: float, format: BlockFormat) -> float:

@@ -20,7 +20,7 @@ from oracle.scalar.scales import (
     POWER_RULES,
     fp32,
     inverse,
-    maximum_of,
+    multiplier,
     power_of_two_byte,
     ratio,
 )
@@ -162,7 +162,7 @@ def _quotient(x: Fraction, scale: Fraction, amax: Value, format: Any) -> Fractio
         return x / scale
     if format.apply == "inverse":
         floored = max(fp32(amax), fp32(Fraction(format.amax_floor)))
-        return fp32(x * inverse(floored, maximum_of(format)))
+        return fp32(x * multiplier(floored, format))
     if scale == 0:
         return scale
     return fp32(x * inverse(scale)) if format.apply == "reciprocal" else fp32(x / scale)

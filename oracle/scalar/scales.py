@@ -9,7 +9,7 @@ Each power-of-two rule is evaluated from its textual definition, X being the sca
 * ``rceil``: the smallest power of two >= amax / (largest value of the element).
 
 The others are rounded to fp32 after every operation: ``divide`` amax / M, ``multiply``
-amax * (1 / M), ``invert`` 1 / (M / amax).
+amax * (1 / M), ``invert`` 1 / (M * (1 / amax)).
 """
 
 from __future__ import annotations
@@ -88,6 +88,14 @@ def inverse(x: Fraction, numerator: Fraction = Fraction(1)) -> Fraction:
     return fp32(numerator / x if x else math.inf)
 
 
+def multiplier(amax: Fraction, format: Any) -> Fraction:
+    """M / amax in fp32; under ``invert`` M * (1 / amax), rounded twice."""
+    maximum = maximum_of(format)
+    if format.scale_rule == "invert":
+        return fp32(maximum * inverse(amax))
+    return inverse(amax, maximum)
+
+
 def ratio(amax: Fraction, format: Any) -> Fraction:
     """amax / M by the format's rule, in the type that the scale is kept in."""
     rule, maximum = format.scale_rule, maximum_of(format)
@@ -98,7 +106,7 @@ def ratio(amax: Fraction, format: Any) -> Fraction:
     elif rule == "multiply":
         value = fp32(amax * inverse(maximum))
     elif rule == "invert":
-        value = inverse(inverse(amax, maximum))
+        value = inverse(multiplier(amax, format))
     else:
         raise ValueError(f"scalar: scale rule {rule!r} is unknown")
     return Fraction(round_to(value, format.scale, saturate=True))

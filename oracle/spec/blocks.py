@@ -26,7 +26,7 @@ class BlockFormat:
     0 stands for the whole axis. value = decode(code) * decode(scale) [* global scale].
     With a = amax of the block and M = `maximum`, the scale is a power of two (see
     `oracle.blocks.powers`), or in fp32 arithmetic ``divide``: a / M, ``multiply``:
-    a * (1 / M), ``invert``: 1 / (M / a). Presets with their sources are in
+    a * (1 / M), ``invert``: 1 / (M * (1 / a)). Presets with their sources are in
     `oracle.blocks.presets`.
     """
 
@@ -47,7 +47,7 @@ class BlockFormat:
     ragged: bool = False
     nonfinite: Nonfinite = "error"
     #: How x meets a scale s that is no power of two: x / s, x * (1 / s), or
-    #: x * (M / a), whatever s was stored.
+    #: x * (M / a), whatever s was stored (under ``invert`` x * (M * (1 / a))).
     apply: Apply = "divide"
     #: What amax is mapped onto; None: the largest value of the element.
     maximum: float | None = None
