@@ -12,8 +12,8 @@ from oracle import bounds
 from oracle.blocks import dequantize, preset, quantize
 from oracle.experts import grouped_gemm
 from oracle.numerics import PRESETS
-from refmoe.peers import torch as port
 from refmoe.loading import load
+from refmoe.peers import torch as port
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from oracle.blocks import dequantize, preset, quantize
-from refmoe.peers import torchao
 from refmoe.loading import load
+from refmoe.peers import torchao
 
 FAMILIES = ("mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2")
 RULES = ("floor", "ceil", "even", "rceil")

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from oracle.blocks import dequantize, preset, quantize
 from oracle.params import Params
 from oracle.spec import Layer, Shared
+from refmoe.loading import load
 from refmoe.peers import defaults, transformers
 from refmoe.peers.transformers import BLOCKS, port
 from refmoe.peers.transformers.block import changed
 from refmoe.peers.transformers.logits import injected
-from refmoe.loading import load
 
 PLAIN = dict.fromkeys(("dtype", "weights", "activations", "requantize"), "fp32")
 
@@ -113,6 +114,29 @@ def test_prepare_refuses_a_parameter_that_it_would_round() -> None:
     params.gate_up[0, 0, 0] = 1 + 2.0**-10  # type: ignore[index]
     with pytest.raises(ValueError, match=r"gate_up_proj .* not representable"):
         port(BLOCKS["mixtral"]).prepare(params, layer)
+
+
+def test_prepare_runs_on_the_values_of_block_scaled_weights() -> None:
+    """Catches codes taken for values, and activations declared as quantised."""
+    layer = replace(
+        BLOCKS["deepseek_v4"].layer.resized(hidden=32, intermediate=32),
+        shared=Shared(32), weights=preset("mxfp4"), requantize=preset("fp8_token"),
+    )  # fmt: skip
+    block = port(BLOCKS["deepseek_v4"])
+    random = torch.Generator().manual_seed(1)
+    blocks = [
+        quantize(torch.randn(8, rows, 32, generator=random), preset("mxfp4"))
+        for rows in (64, 32)
+    ]
+    plain = {
+        "router_bias": torch.zeros(8),
+        "shared_gate_up": torch.zeros(64, 32),
+        "shared_down": torch.zeros(32, 32),
+    }
+    module = block.prepare(Params(*blocks, **plain), layer)
+    assert torch.equal(module.experts.gate_up_proj.double(), dequantize(blocks[0]))
+    assert torch.equal(module.experts.down_proj.double(), dequantize(blocks[1]))
+    assert block.declares(layer)[0].requantize == "bf16"
 
 
 def test_route_needs_no_expert_weights() -> None:

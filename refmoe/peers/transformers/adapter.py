@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -15,11 +14,9 @@ from oracle.params import Params
 from oracle.spec import Layer
 from refmoe.peers.require import require
 from refmoe.peers.transformers.block import Block
-from refmoe.peers.transformers.exact import exactly
+from refmoe.peers.transformers.fill import DTYPES, dequantised, exactly, filled
 from refmoe.peers.transformers.logits import injected
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32,
-          "fp64": torch.float64}  # fmt: skip
 #: How transformers runs the experts: a loop over them, one bmm, or one grouped GEMM.
 EXPERTS = ("eager", "batched_mm", "grouped_mm")
 
@@ -109,60 +106,13 @@ class Adapter:
         )
 
     def prepare(self, params: Params, layer: Layer) -> torch.nn.Module:
-        """The block with `params` in its own layout.
+        """The block with `params` in its own layout, block-scaled ones as their values.
 
         Raises ValueError where a parameter is not representable in the type that
         transformers holds it in, or the block is no implementation of the layer.
         """
-        return self._filled(params, layer, lambda name: True)
-
-    def _filled(
-        self, params: Params, layer: Layer, wanted: Callable[[str], bool]
-    ) -> torch.nn.Module:
-        """The block for `layer` with the `wanted` ones of its parameters filled."""
-        block = self.block
-        reason = block.unsupported(layer)
-        if reason is not None:
-            raise ValueError(f"transformers has no {block.name} with {reason}")
-        module, kept = self._build(layer)
-        left = dict(block.places)
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            place = left.pop(name, None)
-            if place is None and not name.startswith(f"{block.router}."):
-                raise RuntimeError(f"{block.name}: no place fills {name!r}")
-            dtype = tensor.dtype
-            if tensor.is_floating_point():
-                fp32 = any(pattern in f"mlp.{name}" for pattern in kept)
-                dtype = torch.float32 if fp32 else DTYPES[layer.dtype]
-            if place is None:
-                # Matrices belong to the linear layer whose result is injected.
-                value = torch.zeros_like(tensor) if tensor.ndim == 2 else tensor
-            elif wanted(name):
-                value = exactly(name, place(params, layer), dtype)
-            else:
-                value = tensor
-            tensor.data = value.detach().to(dtype).contiguous()
-        if left:
-            raise RuntimeError(f"{block.name} has no {sorted(left)}")
-        return module.eval().requires_grad_(False)
-
-    def _build(self, layer: Layer) -> tuple[torch.nn.Module, tuple[str, ...]]:
-        """The empty block, and names of what its model keeps in fp32."""
-        folder = f"transformers.models.{self.block.folder or self.block.name}"
-        base = folder.rpartition(".")[2]
-        configs = importlib.import_module(f"{folder}.configuration_{base}")
-        models = importlib.import_module(f"{folder}.modeling_{base}")
-        config = getattr(configs, self.block.config)(**self.block.configuration(layer))
-        config._experts_implementation = self.implementation
-        if isinstance(self.block.module, str):
-            module = getattr(models, self.block.module)(config, *self.block.arguments)
-        else:
-            module = self.block.module(models, config)
-        kept = {*self.block.fp32}
-        for value in vars(models).values():
-            if isinstance(value, type):
-                kept.update(getattr(value, "_keep_in_fp32_modules_strict", None) or ())
-        return module, tuple(kept)
+        params = dequantised(params, layer)
+        return filled(self.block, params, layer, self.implementation)
 
     def moe(
         self,
@@ -202,7 +152,7 @@ class Adapter:
 
         assert self.block.experts is not None
         layer = _small(layer)
-        module = self._filled(params, layer, routes)
+        module = filled(self.block, params, layer, self.implementation, routes)
         module.get_submodule(self.block.experts).register_forward_pre_hook(stop)
         x = logits.new_zeros(len(logits), layer.hidden, dtype=DTYPES[layer.dtype])
         try:

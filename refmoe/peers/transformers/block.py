@@ -80,16 +80,21 @@ class Block:
                 continue
             if path not in self.departs or value != self.departs[path]:
                 return f"{path}={value!r}; transformers' {self.name} has {own!r}"
-        if not isinstance(layer.weights, str):
-            return f"weights={layer.weights.name!r}; the block has plain weights"
-        if layer.activations != layer.dtype:
+        if isinstance(layer.activations, str) and layer.activations != layer.dtype:
             return f"activations={layer.activations!r}; the block has {layer.dtype!r}"
         return self.refuses(layer)
 
     def computed(self, layer: Layer) -> Layer:
-        """What this code computes where the model's definition says `layer`."""
+        """What this code computes where the model's definition says `layer`.
+
+        Beside what the code departs in, it quantises no activations: it runs on the
+        values that quantised weights stand for.
+        """
         for path in self.departs:
             layer = changed(layer, path, lookup(self.layer, path))
+        for path in ("activations", "requantize"):
+            if not isinstance(lookup(layer, path), str):
+                layer = changed(layer, path, layer.dtype)
         return layer
 
 
