@@ -36,11 +36,15 @@ class Logit:
 def logits_of(
     row: Sequence[Number], routing: Any, bias: Sequence[Number]
 ) -> list[Logit]:
-    """The row's logits; raises ValueError for NaN and plus infinity."""
+    """The row's logits; raises ValueError for NaN and plus infinity.
+
+    Minus infinity is refused, too, where the transform would make it finite or turn it.
+    """
     padded = list(bias) + [0] * (len(row) - len(bias))
+    keeps_infinity = routing.softcap is None and routing.logits_scale > 0
     for x in row:
-        if isinstance(x, float) and (math.isnan(x) or x == math.inf):
-            raise ValueError(f"scalar: logit {x} has no score; give finite or -inf")
+        if not (math.isfinite(x) or (x == -math.inf and keeps_infinity)):
+            raise ValueError(f"scalar: logit {x} has no score here; give finite ones")
     on_logits = routing.bias == "logits"
     return [
         Logit(x, exact(b) if on_logits else Fraction(0))

@@ -168,3 +168,5 @@ def test_scalar_keys_say_when_digits_do_not_decide():
 def test_scalar_route_refuses_nan():
     with pytest.raises(ValueError, match="logit nan has no score"):
         route([math.nan, 1.0], layer(2, 1))
+    with pytest.raises(ValueError, match="logit -inf has no score here"):
+        route([-math.inf, 1.0], layer(2, 1, softcap=2.0))
