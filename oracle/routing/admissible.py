@@ -173,9 +173,9 @@ class Admissible:
 
 
 def _gap(contest: Contest) -> torch.Tensor:
-    """Weakest winner's key less the best other's; NaN counts as lower than -inf."""
-    low = torch.where(contest.won, contest.value, math.inf)
-    high = torch.where(contest.won, -math.inf, contest.value)
-    weakest, strongest = low.amin(dim=1), high.nan_to_num(-math.inf).amax(dim=1)
+    """Weakest winner's key less the best other's; NaN counts as -inf."""
+    value = torch.where(contest.value.isnan(), -math.inf, contest.value)
+    weakest = torch.where(contest.won, value, math.inf).amin(dim=1)
+    strongest = torch.where(contest.won, -math.inf, value).amax(dim=1)
     gap = torch.where(weakest == strongest, 0.0, weakest - strongest)
-    return torch.where(contest.won.all(dim=1), math.inf, gap.nan_to_num(0.0))
+    return torch.where(contest.won.all(dim=1), math.inf, gap)

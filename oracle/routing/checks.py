@@ -40,12 +40,22 @@ def _check_method(layer: Layer) -> None:
         raise ValueError(
             f"route: sparsemixer has two rounds, but top_k={layer.top_k}; give 2"
         )
+    if routing.method == "sparsemixer" and routing.bias == "selection":
+        raise ValueError(
+            "route: sparsemixer compares the logits alone, but bias='selection'; use "
+            "'none' or 'logits'"
+        )
+    if routing.method != "topk" and routing.groups > 1:
+        raise ValueError(
+            f"route: {routing.method} knows no groups, but groups={routing.groups}; "
+            "give 1"
+        )
     if routing.shared_logits and routing.score == "softmax":
         raise ValueError(
             f"route: shared_logits={routing.shared_logits} and a softmax are undefined "
             "together; use a score of each logit alone (sigmoid, sqrtsoftplus)"
         )
-    if routing.groups == routing.top_groups or routing.method != "topk":
+    if routing.groups == routing.top_groups:
         return
     if routing.zero_experts:
         raise ValueError(

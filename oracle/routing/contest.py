@@ -47,7 +47,10 @@ class Contest:
         value, radius = value.gather(1, twins), radius.gather(1, twins)
         if ties == "any":
             twins = torch.arange(value.shape[1], device=value.device).expand_as(twins)
-        return cls(value, value - radius, value + radius, twins, places, ties)
+        # Inf - Inf: an overflow that may not happen leaves the key unknown.
+        low = torch.where(radius.isinf(), -torch.inf, value - radius)
+        high = torch.where(radius.isinf(), torch.inf, value + radius)
+        return cls(value, low, high, twins, places, ties)
 
     def rows(self, index: torch.Tensor) -> Contest:
         """The contests of some rows."""

@@ -37,20 +37,25 @@ class Routed:
     weigher: Weigher
 
     def weights_for(self, ids: torch.Tensor, rows: torch.Tensor | None = None) -> Tap:
-        """The weights that another selection gets, -1 standing for an empty slot.
+        """The weights that another selection gets; see `weigh`."""
+        return self.weigh(ids, rows)[0]
+
+    def weigh(
+        self, ids: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> tuple[Tap, Tap | None]:
+        """Weights and shared weights under another selection, -1 for an empty slot.
 
         Shapes: ids: i[R, k]; rows: i64[R], the token of each (None: all in order)
 
         Raises ValueError if an id is out of range or the shapes do not fit.
         """
-        check_range("weights_for", ids, self.weigher.layer.routed_choices)
-        tokens = len(self.ids) if rows is None else len(rows)
-        if ids.shape != (tokens, self.ids.shape[1]):
+        check_range("weigh", ids, self.weigher.layer.routed_choices)
+        shape = (len(self.ids) if rows is None else len(rows), self.ids.shape[1])
+        if tuple(ids.shape) != shape:
             raise ValueError(
-                f"weights_for: ids have shape {tuple(ids.shape)}; give "
-                f"{(tokens, self.ids.shape[1])}"
+                f"weigh: ids have shape {tuple(ids.shape)}; give one of {shape}"
             )
-        return self.weigher.weigh(ids.to(torch.int64), rows)[0]
+        return self.weigher.weigh(ids.to(torch.int64), rows)
 
 
 def route(
@@ -94,7 +99,7 @@ def route(
     bias = params.router_bias if routing.bias != "none" else None
     moved = transformed(logits, routing, bias, arithmetic)
     scores = moved
-    if routing.method == "hash" or not compares_logits(routing):
+    if not compares_logits(routing):
         scores = arithmetic.point(arithmetic.score(moved, routing.score))
     if routing.method == "hash":
         admissible = Admissible(look_up(layer, params, token_ids))

@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 
 from oracle import bounds
+from oracle.bounds.rounding import flushes
+from oracle.formats import round_to
 from oracle.numerics import Numerics
 from oracle.spec import Routing
 from oracle.trace import Tap
@@ -38,9 +40,14 @@ class Arithmetic:
         return self.numerics.router in ("bf16", "fp16")
 
     @property
+    def internal(self) -> str:
+        """Type that functions are evaluated in."""
+        return "fp64" if self.type == "fp64" else "fp32"
+
+    @property
     def unit(self) -> float:
         """Relative error of one rounding inside a function."""
-        return 2.0**-53 if self.type == "fp64" else 2.0**-24
+        return 2.0**-53 if self.internal == "fp64" else 2.0**-24
 
     @cached_property
     def unsettled(self) -> Arithmetic:
@@ -61,11 +68,20 @@ class Arithmetic:
 
     def step(self, tap: Tap) -> Tap:
         """The result of a function, which a 16-bit router may round."""
+        tap = self._flushed(tap)
         return bounds.inexact(tap, self.type, self.numerics) if self.narrow else tap
 
     def point(self, tap: Tap) -> Tap:
         """The scores, which a 16-bit router does round."""
         return bounds.rounded(tap, self.type, self.numerics) if self.narrow else tap
+
+    def constant(self, value: float, like: Tap) -> Tap:
+        """A constant that kernels hold in fp32, or in a 16-bit router's own type."""
+        tap = bounds.constant(value, like)
+        if not self.narrow:
+            return tap
+        off = (round_to(tap.value, self.type) - tap.value).abs()
+        return with_radius(tap, torch.maximum(radius(tap), off))
 
     def add(self, a: Tap, b: Tap) -> Tap:
         return bounds.add(a, b, self.type, self.numerics)
@@ -81,6 +97,10 @@ class Arithmetic:
         more = more.masked_fill((radius(b) == 0) & dyadic, 0.0)
         zero = (a.value == 0) & (radius(a) == 0) & (result.value == 0)
         worst = (radius(result) + more).masked_fill(zero, 0.0)
+        # 0 / 0 is possible, hence NaN.
+        worst = worst.masked_fill(
+            (b.value.abs() <= radius(b)) & (b.value != 0), torch.inf
+        )
         return self.step(with_radius(result, worst))
 
     def score(self, logits: Tap, name: str) -> Tap:
@@ -90,8 +110,10 @@ class Arithmetic:
             return self.divide(terms, self.total(terms))
         if name == "sigmoid":
             result = bounds.sigmoid(self._base_two(logits), self.numerics)
+            result = self._flushed(result)
         elif name == "sqrtsoftplus":
-            result = bounds.sqrt(self.step(self.softplus(logits)), self.numerics)
+            root = self.step(self.softplus(logits))
+            result = self._flushed(bounds.sqrt(root, self.numerics))
         else:
             return logits
         return _exact_at_infinity(result, logits)
@@ -113,7 +135,7 @@ class Arithmetic:
             spread = spread + logits.worst
         known = value.isinf() | top.isinf()
         argument = Tap(value - top, spread.masked_fill(known, 0.0))
-        return _exact_at_infinity(bounds.exp(argument, self.numerics), logits)
+        return _exact_at_infinity(self._exp(argument), logits)
 
     def total(self, terms: Tap) -> Tap:
         """The sum [T, 1] of exponentials over the last axis, in any order.
@@ -121,8 +143,7 @@ class Arithmetic:
         Partial sums with maxima of their own are rescaled where they meet in a tree: a
         product with an exponential on every level.
         """
-        internal = "fp64" if self.type == "fp64" else "fp32"
-        total = bounds.total(terms, -1, internal, self.numerics)
+        total = bounds.total(terms, -1, self.internal, self.numerics)
         levels = (terms.value.shape[-1] - 1).bit_length()
         rescaling = math.expm1(
             levels * math.log1p(self.numerics.exp.relative + self.unit)
@@ -134,12 +155,8 @@ class Arithmetic:
     def softplus(self, logits: Tap) -> Tap:
         """log(1 + e^l) as log1p(e^l), or l + log1p(e^-l), or l where it is large."""
         value = logits.value
-        low = bounds.log1p(
-            bounds.exp(
-                self._base_two(bounds.clamp_max(logits, _LINEAR)), self.numerics
-            ),
-            self.numerics,
-        )
+        power = self._exp(self._base_two(bounds.clamp_max(logits, _LINEAR)))
+        low = self._flushed(bounds.log1p(power, self.numerics))
         linear = value > _LINEAR
         if not bool(linear.any()):
             return low
@@ -160,6 +177,15 @@ class Arithmetic:
     def tanh(self, tap: Tap) -> Tap:
         return self.step(bounds.tanh(self._base_two(tap), self.numerics))
 
+    def _exp(self, argument: Tap) -> Tap:
+        return self._flushed(bounds.exp(argument, self.numerics))
+
+    def _flushed(self, tap: Tap) -> Tap:
+        """The tap after a function whose subnormal results may become zero."""
+        if flushes(self.internal, self.numerics):
+            return bounds.inexact(tap, self.internal, self.numerics)
+        return tap
+
     def _base_two(self, tap: Tap) -> Tap:
         """The argument of an exponential that may be taken to base 2: two roundings."""
         spread = (2 * self.unit * tap.value.abs()).masked_fill(tap.value.isinf(), 0.0)
@@ -179,11 +205,13 @@ def transformed(
         size = tap.value.abs()
         tap = with_radius(tap, torch.where(size < 2.0**-126, size, 0.0))
     if routing.logits_scale != 1.0:
-        tap = arithmetic.multiply(tap, bounds.constant(routing.logits_scale, tap))
+        tap = arithmetic.multiply(tap, arithmetic.constant(routing.logits_scale, tap))
     if routing.softcap is not None:
-        inner = arithmetic.multiply(tap, bounds.constant(1.0 / routing.softcap, tap))
+        inner = arithmetic.multiply(
+            tap, arithmetic.constant(1.0 / routing.softcap, tap)
+        )
         capped = arithmetic.tanh(inner)
-        tap = arithmetic.multiply(capped, bounds.constant(routing.softcap, tap))
+        tap = arithmetic.multiply(capped, arithmetic.constant(routing.softcap, tap))
     if bias is not None and routing.bias == "logits":
         tap = plus_bias(tap, bias, arithmetic)
     return tap

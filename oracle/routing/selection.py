@@ -28,7 +28,7 @@ def select(
         own = sortable(bias.to(logits.value.device, torch.float64))
         labels = labels * len(own) + first_equal(own[None])
     experts = Contest.of(key.value, radius(key), labels, layer.top_k, numerics.ties)
-    if routing.groups == routing.top_groups or routing.method != "topk":
+    if routing.groups == routing.top_groups:
         return Admissible(experts.winners, experts)
     groups = _groups(experts, bias, routing, arithmetic)
     fill = 0.0 if routing.masked_fill == "zero" else -torch.inf
@@ -82,7 +82,8 @@ def _groups(
     Two groups are twins if the experts that make up their scores are, and no other of
     the group can be among its best.
     """
-    shape = (len(experts.value), routing.groups, -1)
+    count = experts.value.shape[1]
+    shape = (len(experts.value), routing.groups, count // routing.groups)
     picks = 1 if routing.group_score == "max" else 2
     value, low, high, twins = (
         tensor.view(shape)

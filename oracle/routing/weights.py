@@ -48,7 +48,7 @@ class Weigher:
         columns = self._columns(ids)
         if routing.method == "sparsemixer":
             weights = sparsemixer(logits, ids, routing.jitter, arithmetic)
-        elif routing.order == "topk_then_score" and routing.method == "topk":
+        elif routing.order == "topk_then_score":
             taken = _taken(logits, columns, -torch.inf)
             weights = arithmetic.point(arithmetic.score(taken, routing.score))
         else:
@@ -58,7 +58,7 @@ class Weigher:
             raw = _taken(logits, columns, -torch.inf)
             weights = self._renormalized(weights, raw, arithmetic)
         if routing.scale_on == "weights" and routing.scale != 1.0:
-            scale = bounds.constant(routing.scale, weights)
+            scale = arithmetic.constant(routing.scale, weights)
             weights = arithmetic.multiply(weights, scale)
         shared = weights.map(lambda tensor: tensor[:, slots:])
         weights = weights.map(lambda tensor: tensor[:, :slots])
@@ -83,7 +83,7 @@ class Weigher:
         routing = self.layer.routing
         total = bounds.total(scores, 1, arithmetic.type, self.numerics)
         total = total.map(lambda tensor: tensor[:, None])
-        epsilon = bounds.constant(routing.epsilon, total)
+        epsilon = arithmetic.constant(routing.epsilon, total)
         if routing.renormalize == "sum_plus_epsilon":
             total = arithmetic.add(total, epsilon)
         elif routing.renormalize == "max_sum_epsilon":
@@ -112,7 +112,7 @@ def _without(tap: Tap, missing: torch.Tensor) -> Tap:
 
 
 def _at_least(total: Tap, least: Tap) -> Tap:
-    """max(total, least) for a constant that kernels may hold in fp32."""
+    """max(total, least) for a constant with its own radius."""
     clamped = bounds.clamp_min(total, least.value)
     if least.worst is None:
         return clamped
