@@ -6,25 +6,25 @@ import torch
 
 from oracle.layouts import require
 from oracle.layouts.bits import reinterpret
-from oracle.layouts.edges import cut, extend
+from oracle.layouts.edges import cut, extend, raised
 from oracle.layouts.rearrange import rearrange
 
 
-def mn_major_scales(scales: torch.Tensor, pad: float = 0.0) -> torch.Tensor:
-    """SM90: fp32 scales with rows fastest, their number a multiple of 4 (16 bytes).
+def mn_major_scales(scales: torch.Tensor, pad: float = 0) -> torch.Tensor:
+    """SM90: scales with rows fastest, their number raised to fill 16 bytes.
 
-    Shapes: scales f32[..., M, K] -> f32[..., K, Mp]
+    Shapes: scales f32[..., M, K] -> f32[..., K, Mp], Mp a multiple of 4 (of 16 / b
+    where an element has b bytes)
 
     DeepGEMM takes the view ``.mT[..., :M, :]`` of it, of strides (1, Mp).
     """
-    require.dtype("deep_gemm", scales, torch.float32)
-    return extend("deep_gemm", scales, 4, 1, pad).mT.contiguous()
+    aligned = 16 // scales.element_size()
+    return extend("deep_gemm", scales, aligned, 1, pad).mT.contiguous()
 
 
 def k_major_scales(stored: torch.Tensor, rows: int) -> torch.Tensor:
     """Undo `mn_major_scales`. Shapes: stored f32[..., K, Mp] -> f32[..., rows, K]."""
-    require.dtype("deep_gemm", stored, torch.float32)
-    return _rows(stored, rows)
+    return _rows(stored, rows, 16 // stored.element_size())
 
 
 def pack_scales(scales: torch.Tensor, pad: int = 0) -> torch.Tensor:
@@ -48,7 +48,7 @@ def unpack_scales(stored: torch.Tensor, rows: int, columns: int) -> torch.Tensor
     require.dtype("deep_gemm", stored, torch.int32)
     require.axes("deep_gemm", stored, 2)
     require.size("deep_gemm", "stored words", stored.shape[-2], -(-columns // 4))
-    return cut(reinterpret(_rows(stored, rows), torch.uint8), rows, columns)
+    return cut(reinterpret(_rows(stored, rows, 4), torch.uint8), rows, columns)
 
 
 def transpose_for_utccp(stored: torch.Tensor) -> torch.Tensor:
@@ -73,7 +73,7 @@ def transpose_from_utccp(stored: torch.Tensor) -> torch.Tensor:
     return rearrange(stored, "(m l c)", "(m c l)", c=4, l=32)
 
 
-def _rows(stored: torch.Tensor, rows: int) -> torch.Tensor:
+def _rows(stored: torch.Tensor, rows: int, aligned: int) -> torch.Tensor:
     require.axes("deep_gemm", stored, 2)
-    require.size("deep_gemm", "stored rows", stored.shape[-1], rows + -rows % 4)
+    require.size("deep_gemm", "stored rows", stored.shape[-1], raised(rows, aligned))
     return stored.mT[..., :rows, :].contiguous()

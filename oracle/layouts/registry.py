@@ -24,7 +24,7 @@ from oracle.layouts import (
 )
 
 #: codes: u8[..., N, K], 4-bit codes of 0 to 15, one a byte. packed: u8[..., N, K / 2],
-#: two codes a byte, low nibble first. scales: u8[..., N, K / block]. rows: any dtype.
+#: two codes a byte, low nibble first. scales: [..., N, K / block]. rows: any dtype.
 Takes = Literal["codes", "packed", "scales", "rows"]
 Function = Callable[..., torch.Tensor]
 
@@ -164,6 +164,12 @@ LAYOUTS: dict[str, Layout] = {
             "marlin_bias", "rows",
             marlin.permute_bias, _alone(marlin.restore_bias),
             (1, 32), "Marlin: bias along its last axis",
+        ),
+        Layout(
+            "deep_gemm_sm90_scales", "scales",
+            deep_gemm.mn_major_scales,
+            lambda y, shape, pad=0: deep_gemm.k_major_scales(y, shape[-2]),
+            _ANY, "DeepGEMM on sm_90: fp32 scales, MN-major and aligned for TMA",
         ),
         Layout(
             "deep_gemm_sm100_scales", "scales",

@@ -118,7 +118,6 @@ TYPES: tuple[Call, ...] = (
     lambda: marlin.unpack_weights(ROWS),
     lambda: marlin.permute_scales(words(64, 2)),
     lambda: s0e5m3.encode(words(1)),
-    lambda: deep_gemm.mn_major_scales(ROWS),
     lambda: deep_gemm.pack_scales(words(4, 1)),
     lambda: int4.excess_8(ROWS),
     lambda: int4.unpack_gptq(ROWS),

@@ -192,6 +192,22 @@ def test_deep_gemm_packs_a_scale_where_the_formula_says(
     assert int(octets.max()) == value
 
 
+@given(st.integers(2, 40), st.integers(2, 9), st.data())
+def test_deep_gemm_sm90_scales_are_strided_as_tma_wants(
+    rows: int, columns: int, data: st.DataObject
+) -> None:
+    m = data.draw(st.integers(0, rows - 1))
+    k = data.draw(st.integers(0, columns - 1))
+    x = torch.zeros(rows, columns)
+    x[m, k] = 3.5
+    y = get("deep_gemm_sm90_scales").forward(x)
+    aligned = -(-rows // 4) * 4
+    assert y.flatten().nonzero().tolist() == [[k * aligned + m]]
+    view = y.mT[:rows]
+    assert torch.equal(view, x)
+    assert view.stride() == (1, aligned)
+
+
 @given(st.integers(0, 15), st.integers(0, 23), st.integers(1, 15))
 def test_int4_containers_place_a_nibble_where_the_formula_says(
     n: int, k: int, code: int

@@ -23,6 +23,7 @@ OPTIONS: dict[str, list[tuple[Options, tuple[int, int] | None]]] = {
     "sm90_scales": [({"group": 16}, (64, 8))],
     "hopper_values": [({"mma": 2}, None), ({"pad": 255}, None)],
     "hopper_scales": [({"warps": 4}, None), ({"warps": 1}, None), ({"pad": 255}, None)],
+    "deep_gemm_sm90_scales": [({"pad": 255}, None)],
     "marlin_weights": [({"activation_bits": 8}, None)],
     "marlin_scales": [({"activation_bits": 8}, None)],
     "trtllm_gen_rows": [({"tile": 8}, (16, 1)), ({"axis": -1}, (1, 32))],
