@@ -65,32 +65,32 @@ def _resize(
     params: Params, layer: Layer, hidden: int, intermediate: int
 ) -> tuple[Params, Layer]:
     halves = 2 if layer.activation.gated else 1
-    gate_up_bias, down_bias = params.gate_up_bias, params.down_bias
-    shared_gate_up, shared_down = params.shared_gate_up, params.shared_down
-    gate = params.shared_gate
     resized = replace(
         params,
         gate_up=_weight(params.gate_up, intermediate, hidden, halves),
         down=_weight(params.down, hidden, intermediate),
-        gate_up_bias=None
-        if gate_up_bias is None
-        else _row_vector(gate_up_bias, intermediate, halves),
-        down_bias=None if down_bias is None else _row_vector(down_bias, hidden),
-        shared_gate_up=None
-        if shared_gate_up is None
-        else _dense(shared_gate_up, shared_gate_up.shape[-2], hidden),
-        shared_down=None
-        if shared_down is None
-        else _dense(shared_down, hidden, shared_down.shape[-1]),
-        shared_gate=None if gate is None else _row_vector(gate, hidden),
+        gate_up_bias=_vector(params.gate_up_bias, intermediate, halves),
+        down_bias=_vector(params.down_bias, hidden),
+        shared_gate_up=_shared(params.shared_gate_up, None, hidden),
+        shared_down=_shared(params.shared_down, hidden, None),
+        shared_gate=_vector(params.shared_gate, hidden),
     )
     return resized, replace(layer, hidden=hidden, intermediate=intermediate)
 
 
-def _row_vector(x: torch.Tensor, size: int, halves: int = 1) -> torch.Tensor:
+def _vector(x: torch.Tensor | None, size: int, halves: int = 1) -> torch.Tensor | None:
     """The last axis, `halves` runs side by side, each cut or zero-padded to `size`."""
+    if x is None:
+        return None
     parts = x.reshape(*x.shape[:-1], halves, x.shape[-1] // halves)
     return extend(parts, (0, size - parts.shape[-1])).flatten(-2).contiguous()
+
+
+def _shared(w: Dense | None, rows: int | None, columns: int | None) -> Dense | None:
+    """The shared expert's weight; None keeps an axis as it is."""
+    if w is None:
+        return None
+    return _dense(w, rows or w.shape[-2], columns or w.shape[-1])
 
 
 def _weight(w: Weight, rows: int, columns: int, halves: int = 1) -> Weight:
