@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from oracle.numerics.units import ACCUMULATORS, FP32_CLASS, Accumulator
@@ -13,7 +13,7 @@ CombineOrder = Literal["any", "slot", "expert"]
 Ties = Literal["lowest", "any", "highest"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Elementary:
     """The error of one elementary function f, of its argument as given.
 
@@ -31,6 +31,9 @@ class Elementary:
     type: str = "fp32"
     landmarks: bool = True
 
+    def __repr__(self) -> str:
+        return _shortest(self)
+
 
 def ulps(count: float) -> Elementary:
     """`count` units in the last place of fp32, counted as relative error."""
@@ -44,7 +47,7 @@ _ULPS_2, _ULPS_3 = ulps(2), ulps(3)
 _SIGMOID = Elementary(4 * 2.0**-23, 2.0**-128)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Numerics:
     """The arithmetic that a port declares.
 
@@ -52,8 +55,8 @@ class Numerics:
     "bf16", "fp16", "fp64", or "none" (not rounded beyond the stage's own arithmetic).
     `output` None means the layer's dtype.
 
-    >>> Numerics(accumulate="hmma_hopper", intermediate="bf16").combine
-    'fp32'
+    >>> Numerics(accumulate="hmma_hopper", intermediate="bf16")
+    Numerics(accumulate='hmma_hopper')
     """
 
     #: A name of ACCUMULATORS or "fp32": the largest error of the FP32_CLASS.
@@ -114,6 +117,20 @@ class Numerics:
     def but(self, **changes: object) -> Numerics:
         """A copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        """The shortest Python that builds it: what differs from the default."""
+        return _shortest(self)
+
+
+def _shortest(declaration: Elementary | Numerics) -> str:
+    """The call that builds a dataclass, without the arguments left at their default."""
+    parts = []
+    for entry in fields(declaration):
+        value = getattr(declaration, entry.name)
+        if value != entry.default:
+            parts.append(f"{entry.name}={value!r}")
+    return f"{type(declaration).__name__}({', '.join(parts)})"
 
 
 ROUNDING_POINTS = (
