@@ -88,8 +88,9 @@ def route(
     +inf under a softmax makes the row NaN, and a zero sum makes 0 / 0; where rounding
     may or may not make the sum zero their radius is infinite.
 
-    With a 16-bit `numerics.router` the scores are rounded to that type. A bias is added
-    in the wider of the router's type and its own.
+    With a 16-bit `numerics.router` the scores are rounded to that type. A bias on the
+    logits is added in the router's type, one on the key in the wider of that type and
+    its own.
 
     Raises TypeError or ValueError naming what does not fit: logits, token_ids, a
     missing bias, table or scale, a method that the layer's sizes do not allow.

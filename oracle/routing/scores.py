@@ -213,22 +213,22 @@ def transformed(
         capped = arithmetic.tanh(inner)
         tap = arithmetic.multiply(capped, arithmetic.constant(routing.softcap, tap))
     if bias is not None and routing.bias == "logits":
-        tap = plus_bias(tap, bias, arithmetic)
+        # It belongs to the linear layer that made the logits: one type for both.
+        tap = plus_bias(tap, bias, arithmetic.type, numerics)
     return tap
 
 
-def plus_bias(tap: Tap, bias: torch.Tensor, arithmetic: Arithmetic) -> Tap:
-    """tap + bias, rounded once to the wider of the router's type and the bias's own.
+def plus_bias(tap: Tap, bias: torch.Tensor, type: str, numerics: Numerics) -> Tap:
+    """tap + bias, rounded once to `type`.
 
     A bias shorter than the rows leaves the last columns (shared experts) alone.
     """
-    type = wider(arithmetic.type, bias.dtype)
     own = bias.to(tap.value.device, torch.float64)
     missing = tap.value.shape[-1] - len(own)
     if missing:
         own = torch.cat([own, own.new_zeros(missing)])
-    total = bounds.add(tap, bounds.exactly(own), "none", arithmetic.numerics)
-    return bounds.rounded(total, type, arithmetic.numerics)
+    total = bounds.add(tap, bounds.exactly(own), "none", numerics)
+    return bounds.rounded(total, type, numerics)
 
 
 def wider(type: str, dtype: torch.dtype) -> str:

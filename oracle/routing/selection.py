@@ -52,7 +52,8 @@ def _keys(
     else:
         key = arithmetic.point(arithmetic.unsettled.score(logits, routing.score))
     if bias is not None and routing.bias == "selection":
-        key = plus_bias(key, bias, arithmetic)
+        type = wider(arithmetic.type, bias.dtype)
+        key = plus_bias(key, bias, type, arithmetic.numerics)
     return key
 
 

@@ -207,7 +207,8 @@ BLOCKS = (
             "experts.down_proj_bias": given("down_bias"),
             "router.bias": given("router_bias"),
         },
-        router="router",
+        # The bias joins the sum inside the linear layer: one rounding for both.
+        router="router", rounds={"logits": "fp32"},
     ),
     Block(
         "llama4", "Llama4TextConfig", "Llama4TextMoe",
