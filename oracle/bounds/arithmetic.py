@@ -1,4 +1,10 @@
-"""Sums, products and clamps of taps."""
+"""Sums, products and clamps of taps.
+
+Values are computed in float64: exactly for fp32 operands, but for a relative 2^-53
+where exponents lie far apart, which a rounding to fp32 or fp64 afterwards cannot tell
+(Figueroa 1995: 53 >= 2 * 24 + 2). So exact operands stay exact wherever the type has
+the result.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +24,12 @@ def add(a: Tap, b: Tap, type: str, numerics: Numerics) -> Tap:
     Shapes: a, b f64[...], broadcast against each other.
     """
     value = a.value + b.value
-    # TwoSum (Knuth): what the float64 sum itself lost.
-    back = value - a.value
-    lost = (a.value - (value - back)).add_(b.value - back).abs_()
-    lost = lost.nan_to_num_(nan=0.0)
-    slack = lost if bool(lost.any()) else None
 
     def rule(ra: Radius, rb: Radius) -> Radius:
-        total = plus(ra, rb, slack)
+        total = plus(ra, rb)
         return None if total is None else total.expand_as(value)
 
-    return inexact(carried(value, (a, b), rule), type, numerics)
+    return _computed(carried(value, (a, b), rule), type, numerics)
 
 
 def multiply(a: Tap, b: Tap, type: str, numerics: Numerics) -> Tap:
@@ -39,41 +40,41 @@ def multiply(a: Tap, b: Tap, type: str, numerics: Numerics) -> Tap:
     Shapes: a, b f64[...], broadcast against each other.
     """
     value = a.value * b.value
-    slack = _lost_product(a.value, b.value, value)
+    a_size = a.value.abs() if b.worst is not None else None
+    b_size = b.value.abs() if a.worst is not None else None
 
     def rule(ra: Radius, rb: Radius) -> Radius:
-        parts: list[Radius] = [slack]
-        if ra is not None:
-            parts.append((b.value.abs() + rb if rb is not None else b.value.abs()) * ra)
-        if rb is not None:
-            parts.append(a.value.abs() * rb)
-        total = plus(*parts)
-        return None if total is None else _defined(total.expand_as(value), value)
+        spread: Radius = None
+        if ra is not None and b_size is not None:
+            spread = (b_size if rb is None else b_size + rb) * ra
+        if rb is not None and a_size is not None:
+            spread = a_size * rb if spread is None else spread + a_size * rb
+        if spread is None:
+            return None
+        return _defined((spread * UP).expand_as(value), value)
 
-    return inexact(carried(value, (a, b), rule), type, numerics)
-
-
-def _lost_product(
-    a: torch.Tensor, b: torch.Tensor, value: torch.Tensor
-) -> torch.Tensor | None:
-    """Bound on what the float64 product lost: nothing where both factors fit fp32."""
-    wide = _wider_than_fp32(a) | _wider_than_fp32(b)
-    if not bool(wide.any()):
-        return None
-    return (value.abs() * 2.0**-52).masked_fill_(~wide, 0.0).nan_to_num_(nan=0.0)
+    return _computed(carried(value, (a, b), rule), type, numerics)
 
 
-def _wider_than_fp32(values: torch.Tensor) -> torch.Tensor:
-    return values.to(torch.float32).to(torch.float64).ne(values) & values.isfinite()
+def _computed(tap: Tap, type: str, numerics: Numerics) -> Tap:
+    """The result of one operation, rounded at most once to `type`."""
+    if type != "none" or tap.worst is None:
+        return inexact(tap, type, numerics)
+    # The float64 operation's own rounding, where the value was uncertain anyway.
+    own = (tap.value.abs() * 2.0**-52).nan_to_num_(nan=0.0, posinf=0.0)
+
+    def rule(radius: Radius) -> Radius:
+        return None if radius is None else torch.where(radius > 0, radius + own, radius)
+
+    return carried(tap.value, (tap,), rule)
 
 
 def _defined(radius: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """0 * Inf counts as unbounded unless the value itself is NaN or infinite."""
-    undefined = radius.isnan()
-    if not bool(undefined.any()):
+    if not radius.numel() or float(radius.sum()) < torch.inf:
         return radius
-    unbounded = torch.where(value.isfinite(), torch.inf, 0.0).to(radius)
-    return torch.where(undefined, unbounded, radius)
+    open_ended = torch.where(value.isfinite(), torch.inf, 0.0).to(radius)
+    return torch.where(radius.isnan(), open_ended, radius)
 
 
 def clamp(tap: Tap, low: Limit | None, high: Limit | None) -> Tap:
@@ -82,26 +83,33 @@ def clamp(tap: Tap, low: Limit | None, high: Limit | None) -> Tap:
     Clamping is monotone: where all of v +- r lies beyond a limit the radius is 0.
     Shapes: low, high: numbers or f64 that broadcast to the tap; None is no limit.
     """
+    value = tap.value
+    lowest = _limit(-torch.inf if low is None else low, value)
+    highest = _limit(torch.inf if high is None else high, value)
 
-    def limit(values: torch.Tensor) -> torch.Tensor:
-        if low is not None:
-            values = torch.maximum(values, _like(low, values))
-        if high is not None:
-            values = torch.minimum(values, _like(high, values))
-        return values
+    def limited(values: torch.Tensor) -> torch.Tensor:
+        return torch.minimum(torch.maximum(values, lowest), highest)
 
-    value = limit(tap.value)
+    if not value.numel() or _inside(tap, float(lowest.max()), float(highest.min())):
+        return tap
+    clamped = limited(value)
 
     def rule(radius: Radius) -> Radius:
         if radius is None:
             return None
-        above = limit(tap.value + radius).sub_(value)
-        below = value - limit(tap.value - radius)
+        far = limited(value + radius).sub_(clamped)
+        far = torch.maximum(far, clamped - limited(value - radius)).mul_(UP)
         # NaN: an infinite value, or a NaN one; both keep the radius they had.
-        far = torch.maximum(above, below).mul_(UP)
         return torch.where(far.isnan(), radius, torch.minimum(far, radius))
 
-    return carried(value, (tap,), rule)
+    return carried(clamped, (tap,), rule)
+
+
+def _inside(tap: Tap, low: float, high: float) -> bool:
+    """Whether all of the tap, radii included, lies strictly between the limits."""
+    least, most = (float(end) for end in tap.value.aminmax())
+    reach = 0.0 if tap.worst is None else float(tap.worst.max()) * UP
+    return least - reach > low and most + reach < high
 
 
 def clamp_min(tap: Tap, low: Limit) -> Tap:
@@ -114,5 +122,5 @@ def clamp_max(tap: Tap, high: Limit) -> Tap:
     return clamp(tap, None, high)
 
 
-def _like(limit: Limit, values: torch.Tensor) -> torch.Tensor:
+def _limit(limit: Limit, values: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(limit, dtype=torch.float64, device=values.device)

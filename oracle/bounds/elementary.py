@@ -119,75 +119,71 @@ def _monotone(
     `landmark(v, f(v))` tells where f(v) is returned exactly; by default at zero.
     """
     true = function(tap.value)
-    value, _ = _settled(true, error, least, most)
+    value = _at_ends(true, true, error, least, most)
+    known = None
+    if error.landmarks:
+        known = tap.value == 0 if landmark is None else landmark(tap.value, true)
 
     def stray(argument: torch.Tensor, sign: float) -> torch.Tensor:
-        result = function(argument) if argument is not tap.value else true
-        end, at_end = _settled(result, error, least, most)
-        relative = argument.abs().mul_(error.slope).add_(error.relative + _OWN)
-        off = result.abs().mul_(relative).add_(error.absolute)
-        far = result + off.mul_(sign)
-        if error.type != "none":
-            largest = get(error.type).maximum
-            far.masked_fill_(far > largest, torch.inf)
+        """The farthest that an implementation may return on one side."""
+        result = true if argument is tap.value else function(argument)
+        relative: torch.Tensor | float = error.relative + _OWN
+        if error.slope:
+            relative = argument.abs().mul_(error.slope).add_(relative)
+        far = result.abs().mul_(relative).add_(error.absolute).mul_(sign).add_(result)
         if least is not None or most is not None:
             far.clamp_(least, most)
-        return torch.where(at_end, end, far)
+        return _at_ends(far, result, error, least, most)
 
     def rule(radius: Radius) -> Radius:
-        if radius is None:
-            low, high = stray(tap.value, -1.0), stray(tap.value, 1.0)
-        else:
+        low = high = tap.value
+        if radius is not None:
             reach = (tap.value.abs() + radius).mul_(2.0**-52).add_(radius)
-            reach.masked_fill_(radius == 0, 0.0)
-            low = stray(tap.value - reach, -1.0)
-            high = stray(tap.value + reach, 1.0)
-        far = torch.maximum(high - value, value - low)
-        # An infinite value on both sides leaves NaN behind, and means no error.
-        far.masked_fill_((low == high) & (low == value), 0.0)
-        if error.landmarks:
-            known = tap.value == 0 if landmark is None else landmark(tap.value, true)
-            if radius is not None:
-                known &= radius == 0
-            far.masked_fill_(known, 0.0)
-        return _finish(far.mul_(UP), value, radius)
+            if known is not None:
+                reach = reach.masked_fill_(radius == 0, 0.0)
+            low, high = tap.value - reach, tap.value + reach
+        far = stray(high, 1.0).sub_(value)
+        far = torch.maximum(far, value - stray(low, -1.0)).mul_(UP)
+        if known is not None:
+            exact = known if radius is None else known & (radius == 0)
+            far.masked_fill_(exact, 0.0)
+        return _finish(far, value, radius)
 
     return carried(value, (tap,), rule)
 
 
-def _settled(
-    result: torch.Tensor, error: Elementary, least: float | None, most: float | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The results with those at an end put there exactly, and which they are."""
-    if error.type == "none" or not error.landmarks:
-        return result, torch.zeros_like(result, dtype=torch.bool)
+def _at_ends(
+    values: torch.Tensor,
+    result: torch.Tensor,
+    error: Elementary,
+    least: float | None,
+    most: float | None,
+) -> torch.Tensor:
+    """`values`, but the end itself wherever `result` is settled at one."""
+    if not error.landmarks or not result.numel():
+        return values
     entry = get(error.type)
     quarter = 2.0 ** -(entry.mantissa + 2)
-    at_end = torch.zeros_like(result, dtype=torch.bool)
-    end = result
-    for limit in (least, most):
-        if limit:
-            near = (result - limit).abs() <= quarter
-            end, at_end = end.masked_fill(near, limit), at_end | near
-    if least == 0.0:
-        near = result.abs() <= entry.quantum / 2 * (1.0 - 2.0**-10)
-        end, at_end = end.masked_fill(near, 0.0), at_end | near
-    over = result * (1.0 - error.relative) >= entry.maximum * (1.0 + 2.0**-20)
-    if most is None and bool(over.any()):
-        end, at_end = end.masked_fill(over, torch.inf), at_end | over
-    return end, at_end
+    low, high = (float(end) for end in result.aminmax())
+    for limit, extreme in ((least, low), (most, high)):
+        if limit and not abs(extreme - limit) > quarter:
+            values = torch.where((result - limit).abs() <= quarter, limit, values)
+    nothing = entry.quantum / 2 * (1.0 - 2.0**-10)
+    if least == 0.0 and not low > nothing:
+        values = torch.where(result <= nothing, 0.0, values)
+    # Whatever the error, overflow for sure; and any value that may overflow is open.
+    over = entry.maximum * (1.0 + 2.0**-20) / (1.0 - error.relative)
+    if most is None and not high < entry.maximum / 2:
+        values = torch.where(result >= over, torch.inf, values)
+        values = torch.where(values > entry.maximum, torch.inf, values)
+    return values
 
 
 def _finish(far: torch.Tensor, value: torch.Tensor, radius: Radius) -> Radius:
     """Settle NaN radii: unbounded ones stay so, a NaN value has none."""
-    undefined = far.isnan()
-    if bool(undefined.any()):
-        unbounded = (
-            torch.zeros_like(undefined) if radius is None else radius == torch.inf
-        )
-        far = torch.where(
-            undefined, torch.where(unbounded, torch.inf, 0.0).to(far), far
-        )
+    if not far.numel() or not float(far.sum()) < torch.inf:
+        known = torch.ones_like(far) if radius is None else radius < torch.inf
+        far = torch.where(far.isnan(), torch.where(known > 0, 0.0, torch.inf), far)
     return far if radius is not None or bool(far.any()) else None
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from oracle.bounds.radius import Radius, likely_of
-from oracle.formats import get, round_to
+from oracle.bounds.radius import Radius
+from oracle.formats import ElementFormat, get, round_to
 from oracle.numerics import Numerics
 from oracle.trace import Tap
 
@@ -18,18 +18,54 @@ def rounded(tap: Tap, type: str, numerics: Numerics) -> Tap:
     Past the largest value the result is Inf; where only part of v +- r overflows, the
     radius is infinite. NaN stays NaN. With subnormals flushed, a result in the
     subnormal range may be itself or zero. ``"none"`` leaves the tap as it is.
+
+    >>> tap = Tap(torch.tensor([1.25, 2.5]).double(), torch.tensor([0.2, 0.2]).double())
+    >>> rounded(tap, "e2m1", Numerics()).worst.tolist()
+    [0.5, 1.0]
     """
-    return _apply(tap, type, numerics, skippable=False)
+    if type == "none":
+        return tap
+    entry = get(type)
+    value = round_to(tap.value, type)
+    least = entry.least_normal if flushes(type, numerics) else 0.0
+    if tap.worst is None:
+        return Tap(value, _flushed(value, least))
+    worst = torch.zeros_like(value)
+    likely = None if tap.likely is None else torch.zeros_like(value)
+    near = _may_move(tap.value, tap.worst.expand_as(value), value, entry, least)
+    if bool(near.any()):
+        centre, result = tap.value[near], value[near]
+        ends = _ends(centre, tap.worst.expand_as(value)[near], type, least)
+        worst[near] = _distance(result, *ends)
+        if likely is not None and tap.likely is not None:
+            ends = _ends(centre, tap.likely.expand_as(value)[near], type, least)
+            likely[near] = _distance(result, *ends)
+    return Tap(value, worst, likely, tap.probability)
 
 
 def inexact(tap: Tap, type: str, numerics: Numerics) -> Tap:
     """The tap after a rounding to `type` that a fused kernel may leave out.
 
-    The value stays; the radius grows to cover v +- r both rounded and not, so an exact
-    value that `type` has stays exact. Where numerics.fused is false nothing is left
-    out, and this is `rounded`.
+    The value stays; the radius grows by the unit roundoff of |v| + r. Values without
+    radius move to their neighbour at most: an exact value that `type` has stays exact.
+    Where numerics.fused is false nothing is left out, and this is `rounded`.
     """
-    return _apply(tap, type, numerics, skippable=numerics.fused)
+    if type == "none":
+        return tap
+    if not numerics.fused:
+        return rounded(tap, type, numerics)
+    entry, value = get(type), tap.value
+    least = entry.least_normal if flushes(type, numerics) else 0.0
+    if tap.worst is None:
+        alone = (round_to(value, type) - value).abs_()
+        alone = torch.maximum(alone, _lost(value, least)) if least else alone
+        alone = alone.masked_fill_(alone.isnan(), 0.0)
+        return Tap(value, alone) if bool(alone.any()) else tap
+    worst = _grown(value, tap.worst, entry, least)
+    if tap.likely is None:
+        return Tap(value, worst)
+    likely = _grown(value, tap.likely, entry, least)
+    return Tap(value, worst, likely, tap.probability)
 
 
 def flushes(type: str, numerics: Numerics) -> bool:
@@ -37,61 +73,88 @@ def flushes(type: str, numerics: Numerics) -> bool:
     return numerics.subnormals == "flush" and type in ("fp32", "bf16")
 
 
-def _apply(tap: Tap, type: str, numerics: Numerics, *, skippable: bool) -> Tap:
-    if type == "none":
-        return tap
-    flush = flushes(type, numerics)
-    nearest = round_to(tap.value, type)
-    value = tap.value if skippable else nearest
-    # The two ends of an exact element coincide with its rounded value.
-    worst = _hull(tap.value, tap.worst, nearest, value, type, flush)
-    if worst is None or tap.likely is None:
-        return Tap(value, worst)
-    likely = _hull(tap.value, likely_of(tap), nearest, value, type, flush)
-    return Tap(value, worst, likely, tap.probability)
+def _grown(
+    value: torch.Tensor, radius: torch.Tensor, entry: ElementFormat, least: float
+) -> torch.Tensor:
+    """Radius after one more rounding, or none, of anything in value +- radius."""
+    # 2^-20 of the roundoff covers the float64 arithmetic of value and radius as well.
+    unit = 2.0 ** -(entry.mantissa + 1) * (1.0 + 2.0**-20)
+    if entry.mantissa == 52:
+        unit = 2.0**-51
+    grown = (value.abs() + radius).mul_(unit).add_(max(entry.quantum / 2, least))
+    # Beyond the largest value a rounding goes to infinity, and skipping it does not.
+    settled = bool((grown < entry.maximum * unit).all())
+    grown.add_(radius)
+    if not settled:
+        grown.masked_fill_(~(value.abs() + radius < entry.maximum), torch.inf)
+        known = value.isinf() | value.isnan()
+        grown.masked_fill_(known & (radius < torch.inf), 0.0)
+    certain = radius.expand_as(grown) == 0
+    if bool(certain.any()):
+        alone = value[certain]
+        off = (round_to(alone, entry.name) - alone).abs_().nan_to_num_(nan=0.0)
+        grown[certain] = torch.maximum(off, _lost(alone, least)) if least else off
+    return grown
 
 
-def _hull(
+def _may_move(
     centre: torch.Tensor,
-    radius: Radius,
-    nearest: torch.Tensor,
+    radius: torch.Tensor,
     value: torch.Tensor,
-    type: str,
-    flush: bool,
-) -> Radius:
-    """Distance from `value` to the farthest result of rounding centre +- radius."""
-    skippable = value is centre
-    if radius is None and not skippable and not flush:
-        return None
-    if radius is None:
-        low, high = nearest, nearest.clone() if flush else nearest
-        low = low.clone() if flush else low
-    else:
-        # Outward, so that the float64 sums below cannot fall short of v +- r.
-        reach = (centre.abs().add_(radius)).mul_(2.0**-52).add_(radius)
-        reach = torch.where(radius > 0, reach, radius)
-        low, high = round_to(centre - reach, type), round_to(centre + reach, type)
-    if flush:
-        least = get(type).least_normal
+    entry: ElementFormat,
+    least: float,
+) -> torch.Tensor:
+    """Whether anything in centre +- radius may round to another value than `value`.
+
+    It cannot while it stays closer to `value` than half the gap on its smaller side:
+    half an ulp of the float64 just below |value|.
+    """
+    field = value.abs().view(torch.int64).sub_(1).clamp_(min=0)
+    field &= 0x7FF << 52
+    field.clamp_(min=(entry.minimum_exponent + 1023) << 52)
+    gap = field.sub_((entry.mantissa + 1) << 52).view(torch.float64)
+    # A float64 sum that rounds up to the gap counts as touching it.
+    stays = (centre - value).abs_().add_(radius).mul_(1.0 + 2.0**-50) < gap
+    if least:
+        stays &= _lost(value, least) == 0
+    return stays.logical_not_()
+
+
+def _ends(
+    centre: torch.Tensor, radius: torch.Tensor, type: str, least: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least and largest result of rounding centre +- radius, taken outward."""
+    reach = (centre.abs() + radius).mul_(2.0**-52).add_(radius)
+    reach.masked_fill_(radius == 0, 0.0)
+    low, high = round_to(centre - reach, type), round_to(centre + reach, type)
+    if least:
         low.masked_fill_((low > 0) & (low < least), 0.0)
         high.masked_fill_((high < 0) & (high > -least), 0.0)
-    far = torch.maximum(high - value, value - low)
-    if skippable and radius is not None:
-        far = torch.maximum(far, radius)
-    if radius is None and not bool(far.any()):
-        return None
-    return _settle(far, low, high, radius)
+        low = torch.where((low <= 0) & (high >= 0), low.clamp(max=0.0), low)
+    # An infinite centre less an infinite radius is NaN.
+    low.masked_fill_(radius.isinf(), -torch.inf)
+    return low, high.masked_fill_(radius.isinf(), torch.inf)
 
 
-def _settle(
-    far: torch.Tensor, low: torch.Tensor, high: torch.Tensor, radius: Radius
+def _distance(
+    value: torch.Tensor, low: torch.Tensor, high: torch.Tensor
 ) -> torch.Tensor:
-    """Replace NaN radii: 0 where the value is one infinity or NaN, else infinite."""
-    undefined = far.isnan()
-    if bool(undefined.any()):
-        free = low != high
-        free &= ~(low.isnan() & high.isnan())
-        if radius is not None:
-            free |= radius == torch.inf
-        far = torch.where(undefined, torch.where(free, torch.inf, 0.0).to(far), far)
-    return far
+    """From `value` to the farther end; 0 where all are one infinity, or NaN."""
+    far = torch.maximum(high - value, value - low)
+    same = (low == high) | (low.isnan() & high.isnan())
+    return far.masked_fill_(same & far.isnan(), 0.0).nan_to_num_(
+        nan=torch.inf, posinf=torch.inf
+    )
+
+
+def _lost(values: torch.Tensor, least: float) -> torch.Tensor:
+    """What flushing would take away: the magnitude of subnormal values."""
+    size = values.abs()
+    return size.masked_fill_(size >= least, 0.0)
+
+
+def _flushed(value: torch.Tensor, least: float) -> Radius:
+    if not least:
+        return None
+    lost = _lost(value, least)
+    return lost if bool(lost.any()) else None
