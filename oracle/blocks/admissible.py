@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from oracle.blocks import nvfp4
 from oracle.blocks.grid import Grid
-from oracle.blocks.quantize import per_group
 from oracle.blocks.scales import choose_scales, scale_value
 from oracle.blocks.uncertain import Range, element_ends, range_of
+from oracle.blocks.whole import spread_global, whole_scale
 from oracle.formats import decode, get
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
@@ -85,10 +84,10 @@ def _whole_fits(
     assert least is not None
     assert most is not None
     across = grid.counts[1]
-    got = per_group(global_scale, grid).repeat_interleave(across, 0)
+    got = spread_global(global_scale, grid).repeat_interleave(across, 0)
     tensors = grid.lead.numel()
     vanish = span.may_vanish.reshape(tensors, -1).all(1)
-    zero = nvfp4.whole_scale(got.new_zeros(()), format).decode
+    zero = whole_scale(got.new_zeros(()), format).decode
     vanish = vanish.repeat_interleave(len(got) // tensors)[:, None]
     return ((least.decode <= got) & (got <= most.decode)) | (vanish & (got == zero))
 

@@ -22,62 +22,15 @@ FlashInfer and vLLM (one recipe), torchao and Model Optimizer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
+from oracle.blocks.whole import FP32_MAX, Whole, fp32
 from oracle.formats import decode as decode_element
 from oracle.formats import encode as encode_element
-from oracle.formats import get, round_to
+from oracle.formats import get
 from oracle.spec import BlockFormat
 
-FP32_MAX = get("fp32").maximum
-_SCALE_MAX = get("e4m3").maximum
-#: Recipes that store the decode scale and never form 2688 / A.
-_DECODE_FIRST = ("torchao", "modelopt")
 _LEAST_SCALE = {"torchao": 2.0**-6, "modelopt": 2.0**-9}
-
-
-def fp32(x: torch.Tensor) -> torch.Tensor:
-    """Float64 results of one fp32 operation, rounded to fp32.
-
-    Rounding a float64 sum, product or quotient of fp32 numbers once more is innocuous:
-    53 >= 2 * 24 + 2 bits.
-    """
-    return round_to(x, "fp32")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Whole:
-    """The tensor's scale in both directions, f64[...] holding fp32 numbers."""
-
-    encode: torch.Tensor
-    decode: torch.Tensor
-
-    def rows(self, chosen: torch.Tensor) -> Whole:
-        """The scales of some rows."""
-        return Whole(self.encode[chosen], self.decode[chosen])
-
-
-def whole_scale(amax: torch.Tensor, format: BlockFormat) -> Whole:
-    """The global scale for a tensor's amax; an all-zero tensor has 1.
-
-    Under ``te`` that tensor has the largest encode scale instead. Past fp32, `encode`
-    stays at the largest number and `decode` at the least.
-    """
-    largest = (format.maximum or get(format.element).maximum) * _SCALE_MAX
-    if format.recipe in _DECODE_FIRST:
-        decode = fp32(amax / largest).clamp(min=get("fp32").quantum)
-        return given_scale(decode.masked_fill(amax == 0, 1.0))
-    encode = fp32(largest / amax).clamp(max=FP32_MAX)
-    if format.recipe != "te":
-        encode = encode.masked_fill(amax == 0, 1.0)
-    return Whole(encode, fp32(1 / encode))
-
-
-def given_scale(decode: torch.Tensor) -> Whole:
-    """A global scale that is given: `encode` is its fp32 reciprocal."""
-    return Whole(fp32(1 / decode).clamp(max=FP32_MAX), decode)
 
 
 def block_bytes(amax: torch.Tensor, whole: Whole, format: BlockFormat) -> torch.Tensor:

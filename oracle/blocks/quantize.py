@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 
-from oracle.blocks import nvfp4
 from oracle.blocks.elements import codes_of
 from oracle.blocks.grid import Grid, peaks
-from oracle.blocks.nvfp4 import Whole
 from oracle.blocks.presets import preset
 from oracle.blocks.scales import (
     Scales,
@@ -19,7 +15,9 @@ from oracle.blocks.scales import (
     scale_value,
     scaled_by,
 )
-from oracle.formats import decode, get
+from oracle.blocks.whole import global_scales, kept_scale, per_group, spread_global
+from oracle.formats import get
+from oracle.formats.codes import check_codes, value_table
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
 
@@ -68,14 +66,14 @@ def quantize(
     if not clean:
         amax = _without_nonfinite(tiles, amax, broken, grid, format)
     whole = global_scales(amax, grid, format, global_scale)
-    scales = choose_scales(amax, format, whole)
+    scales = choose_scales(amax, format, per_group(whole, grid))
     codes = encode_tiles(tiles, scales, grid, format)
     stored = scales.stored
     if not clean and format.nonfinite == "propagate":
         stored = stored.masked_fill(broken, nan_scale(format))
         codes.masked_fill_(broken[:, None, :, None], 0)
     joined = grid.join(codes).contiguous()
-    return Blocks(joined, grid.spread(stored), format, _kept(whole, grid, format))
+    return Blocks(joined, grid.spread(stored), format, kept_scale(whole, grid))
 
 
 def dequantize(
@@ -102,60 +100,21 @@ def dequantize(
             raise ValueError(
                 f"dequantize: {format.name} needs a global scale; the blocks have none"
             )
-        value = value * per_group(blocks.global_scale, grid)
+        value = value * spread_global(blocks.global_scale, grid)
         work = torch.float64
     value = value.to(work)
-    table = _values(format.element, work, tiles.device)
+    check_codes(blocks.codes, format.element)
+    table = value_table(format.element, tiles.device, work)
     out = torch.empty(tiles.shape, dtype=dtype, device=tiles.device)
-    mask = len(table) - 1
+    # Only a negative code has bits above the table: those of its sign.
+    narrow, mask = tiles.dtype is torch.uint8, len(table) - 1
     for part in grid.chunks(tiles.shape[0]):
         index = tiles[part].to(torch.int32)
-        if tiles.dtype is torch.int8:
+        if not narrow:
             index &= mask
         piece = table.index_select(0, index.reshape(-1)).view(index.shape)
         out[part] = piece.mul_(value[part][:, None, :, None])
     return grid.join(out)
-
-
-def global_scales(
-    amax: torch.Tensor,
-    grid: Grid,
-    format: BlockFormat,
-    given: torch.Tensor | float | None,
-) -> Whole | None:
-    """The second scale of each [N, K] as f64[G, 1]: given, or from amax; or None."""
-    if not format.global_scale:
-        if given is not None:
-            raise ValueError(
-                f"quantize: {format.name} has no global scale; leave global_scale out"
-            )
-        return None
-    down, across = grid.counts
-    if given is None:
-        whole = amax.reshape(grid.lead.numel(), down * across)
-        top = whole.amax(1) if down * across else whole.new_zeros(len(whole))
-        scale = nvfp4.whole_scale(top.clamp(max=nvfp4.FP32_MAX), format)
-        encode = scale.encode.repeat_interleave(down).unsqueeze(1)
-        return Whole(encode, scale.decode.repeat_interleave(down).unsqueeze(1))
-    values = torch.as_tensor(given, dtype=torch.float64, device=amax.device)
-    if not bool(((values > 0) & values.isfinite()).all()):
-        raise ValueError(
-            f"quantize: global_scale={given} must be positive and finite; it is what "
-            "decoding multiplies by"
-        )
-    return nvfp4.given_scale(per_group(nvfp4.fp32(values), grid))
-
-
-def per_group(global_scale: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """A global scale, one number or one per leading index, as f64[G, 1]."""
-    scale = global_scale.to(torch.float64)
-    if scale.numel() != 1 and scale.shape != grid.lead:
-        raise ValueError(
-            f"blocks: global_scale has shape {tuple(scale.shape)}; give one number or "
-            f"one per leading index {tuple(grid.lead)}"
-        )
-    scale = scale.reshape(-1, 1).expand(grid.lead.numel(), grid.counts[0])
-    return scale.reshape(-1, 1)
 
 
 def encode_tiles(
@@ -205,18 +164,3 @@ def _without_nonfinite(
     if format.nonfinite == "propagate":
         return amax.masked_fill(broken, 0.0)
     return peaks(tiles.masked_fill(tiles.isnan(), 0.0), grid)
-
-
-def _kept(whole: Whole | None, grid: Grid, format: BlockFormat) -> torch.Tensor | None:
-    """The global scale as the blocks keep it, f32 of the leading shape."""
-    if whole is None:
-        return None
-    down = max(grid.counts[0], 1)
-    return whole.decode[::down, 0].to(torch.float32).reshape(grid.lead)
-
-
-@lru_cache(maxsize=64)
-def _values(name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """The values of all codes of an element format."""
-    codes = torch.arange(2 ** get(name).bits, device=device)
-    return decode(codes, name).to(dtype)

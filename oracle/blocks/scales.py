@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from oracle.blocks import nvfp4
-from oracle.blocks.nvfp4 import FP32_MAX, Whole, fp32
 from oracle.blocks.powers import NAN_BYTE, power_bytes, power_value
+from oracle.blocks.whole import FP32_MAX, Whole, fp32
 from oracle.formats import decode, encode, get, round_to
 from oracle.spec import POWER_RULES, BlockFormat
 
@@ -112,7 +112,16 @@ def scaled_by(
 
 
 def scale_value(stored: torch.Tensor, format: BlockFormat) -> torch.Tensor:
-    """What decoding multiplies by, without the global scale: f64."""
+    """What decoding multiplies by, without the global scale: f64.
+
+    Raises TypeError for stored scales of a type that the format does not store.
+    """
+    stored_type = _FLOATS.get(format.scale, torch.uint8)
+    if stored.dtype is not stored_type:
+        raise TypeError(
+            f"blocks: scales of {format.name} are {stored.dtype}; give {stored_type} "
+            "(view one-byte floats as it)"
+        )
     if format.scale == "e8m0":
         return power_value(stored)
     if format.scale == "e4m3":

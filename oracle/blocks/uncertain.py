@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from oracle.blocks.grid import Grid
-from oracle.blocks.nvfp4 import Whole
 from oracle.blocks.presets import preset
-from oracle.blocks.quantize import dequantize, global_scales, quantize
+from oracle.blocks.quantize import dequantize, quantize
 from oracle.blocks.scales import (
     Scales,
     choose_scales,
@@ -27,6 +26,7 @@ from oracle.blocks.scales import (
     scale_value,
     scaled_by,
 )
+from oracle.blocks.whole import Whole, global_scales, per_group
 from oracle.formats import round_to
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
@@ -210,7 +210,8 @@ def _per_block(
 ) -> Whole:
     """The global scale of each block's tensor, [B, 1], for amax [B, 1]."""
     across = grid.counts[1]
-    whole = global_scales(amax.reshape(-1, across), grid, format, given)
+    amax = amax.reshape(-1, across)
+    whole = per_group(global_scales(amax, grid, format, given), grid)
     assert whole is not None
     return Whole(
         whole.encode.repeat_interleave(across, 0),

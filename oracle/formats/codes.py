@@ -29,25 +29,22 @@ def decode(codes: torch.Tensor, name: str) -> torch.Tensor:
     [6.0, -0.0, 0.5]
     """
     entry = get(name)
+    check_codes(codes, name)
+    if entry.bits > 8:
+        return _decode_bits(codes.to(torch.int64), entry)
+    indices = codes.to(torch.int32) & (2**entry.bits - 1)
+    return value_table(name, codes.device)[indices]
+
+
+def check_codes(codes: torch.Tensor, name: str) -> None:
+    """TypeError unless `codes` are integers, ValueError for a code that is too wide."""
+    entry = get(name)
     if codes.dtype not in _INTEGERS:
         raise TypeError(
             f"decode: codes of {name} are {codes.dtype}; view them as an integer type"
         )
-    if entry.bits > 8:
-        return _decode_bits(codes.to(torch.int64), entry)
-    _check_width(codes, entry)
-    if codes.dtype is torch.int8:
-        codes = codes.view(torch.uint8)
-    mask = 2**entry.bits - 1
-    indices = codes.to(torch.int32)
-    if entry.kind == "integer":
-        indices &= mask
-    return _table(name, codes.device)[indices]
-
-
-def _check_width(codes: torch.Tensor, entry: ElementFormat) -> None:
-    """Raise ValueError where a code has bits that the format lacks."""
-    if not codes.numel() or (entry.bits == 8 and codes.dtype.itemsize == 1):
+    narrow = entry.bits == 8 and codes.dtype.itemsize == 1
+    if not codes.numel() or entry.bits > 8 or narrow:
         return
     low, high = (int(end) for end in codes.aminmax())
     least = -(2 ** (entry.bits - 1)) if entry.kind == "integer" else 0
@@ -59,11 +56,13 @@ def _check_width(codes: torch.Tensor, entry: ElementFormat) -> None:
 
 
 @lru_cache(maxsize=64)
-def _table(name: str, device: torch.device) -> torch.Tensor:
+def value_table(
+    name: str, device: torch.device, dtype: torch.dtype = torch.float64
+) -> torch.Tensor:
     """Values of all codes of a format of at most eight bits."""
     entry = get(name)
     codes = torch.arange(2**entry.bits, dtype=torch.int64, device=device)
-    return _decode_bits(codes, entry)
+    return _decode_bits(codes, entry).to(dtype)
 
 
 def _decode_bits(codes: torch.Tensor, entry: ElementFormat) -> torch.Tensor:
