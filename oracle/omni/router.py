@@ -14,22 +14,10 @@ import torch
 from oracle import bounds
 from oracle.formats import round_to
 from oracle.numerics import Numerics
+from oracle.omni.checks import check_ids, check_logits, plain_type
 from oracle.routing.order import sortable
 from oracle.trace import Tap
 
-#: Plain types by torch's name, and the types that hold all their values.
-_TYPES = {
-    torch.float64: "fp64",
-    torch.float32: "fp32",
-    torch.bfloat16: "bf16",
-    torch.float16: "fp16",
-}
-_HOLDS = {
-    "fp64": ("fp64", "fp32", "bf16", "fp16"),
-    "fp32": ("fp32", "bf16", "fp16"),
-    "bf16": ("bf16",),
-    "fp16": ("fp16",),
-}
 #: Sums held at once; larger problems go through in runs of tokens.
 _AT_ONCE = 1 << 21
 _REFERENCE = Numerics()
@@ -83,8 +71,9 @@ def omni_route(
     Raises TypeError unless both logits share one of the four plain types, ValueError if
     shapes differ, top_k lies outside 1..n^2, or `sum_type` cannot hold the logits.
     """
-    n, plain = _check(logits_x, logits_y, top_k, sum_type)
-    tokens = len(logits_x)
+    check_logits(logits_x, logits_y, top_k, sum_type)
+    plain = plain_type("omni_route", logits_x)
+    tokens, n = logits_x.shape
     scores = torch.empty((tokens, top_k), dtype=torch.float64, device=logits_x.device)
     ids = torch.empty((tokens, top_k), dtype=torch.int64, device=logits_x.device)
     step = max(1, _AT_ONCE // (n * n))
@@ -95,39 +84,6 @@ def omni_route(
         ids[rows] = _largest(sortable(sums), top_k)
         scores[rows] = round_to(sums.gather(1, ids[rows]), plain)
     return OmniRouted(scores, ids)
-
-
-def _check(
-    logits_x: torch.Tensor, logits_y: torch.Tensor, top_k: int, sum_type: str
-) -> tuple[int, str]:
-    """Side length and plain type of the logits, or the error that the caller meets."""
-    plain = _TYPES.get(logits_x.dtype)
-    if plain is None or logits_y.dtype != logits_x.dtype:
-        raise TypeError(
-            f"omni_route: logits are {logits_x.dtype} and {logits_y.dtype}; give both "
-            "as the same one of float64, float32, bfloat16, float16"
-        )
-    if logits_x.ndim != 2 or logits_x.shape != logits_y.shape or not logits_x.shape[1]:
-        raise ValueError(
-            f"omni_route: logits have shapes {tuple(logits_x.shape)} and "
-            f"{tuple(logits_y.shape)}; give [T, n] twice, n >= 1"
-        )
-    if sum_type not in _HOLDS:
-        options = ", ".join(repr(name) for name in _HOLDS)
-        raise ValueError(
-            f"omni_route: sum_type={sum_type!r} is unknown; use one of {options}"
-        )
-    if plain not in _HOLDS[sum_type]:
-        raise ValueError(
-            f"omni_route: sum_type={sum_type!r} cannot hold logits of type {plain!r}; "
-            "give logits of that type or a wider sum_type"
-        )
-    n = logits_x.shape[1]
-    if not 1 <= top_k <= n * n:
-        raise ValueError(
-            f"omni_route: top_k={top_k} lies outside 1..{n * n}, the number of experts"
-        )
-    return n, plain
 
 
 def _largest(keys: torch.Tensor, count: int) -> torch.Tensor:
@@ -161,15 +117,17 @@ def omni_route_backward(
     Summed in any order in the type `numerics.combine`, then rounded to
     `numerics.output` or else the type of d_scores. Ids carry no gradient.
 
-    Raises TypeError for d_scores of another type than the four plain ones or ids that
-    are no integers, ValueError if shapes differ or an id lies outside 0..n^2 - 1.
+    Raises TypeError unless d_scores have one of the four plain types and ids are
+    integers, ValueError if shapes differ or an id lies outside 0..n^2 - 1.
     """
-    plain = _TYPES.get(d_scores.dtype)
-    if plain is None:
-        raise TypeError(
-            f"omni_route_backward: d_scores are {d_scores.dtype}; give floats"
+    owner = "omni_route_backward"
+    plain = plain_type(owner, d_scores)
+    check_ids(owner, ids, n * n)
+    if d_scores.shape != ids.shape:
+        raise ValueError(
+            f"{owner}: d_scores have shape {tuple(d_scores.shape)}; give "
+            f"{tuple(ids.shape)}"
         )
-    check_ids("omni_route_backward", ids, n * n, tuple(d_scores.shape), least=0)
     ids = ids.to(torch.int64)
     tokens = len(ids)
     first = torch.arange(tokens, device=ids.device)[:, None] * n
@@ -183,18 +141,3 @@ def omni_route_backward(
         return bounds.rounded(sums, numerics.output or plain, numerics)
 
     return gradient(ids // n), gradient(ids % n)
-
-
-def check_ids(
-    owner: str, ids: torch.Tensor, experts: int, shape: tuple[int, ...], *, least: int
-) -> None:
-    """Raise unless ids are integers of `shape` from `least` to experts - 1."""
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"{owner}: ids are {ids.dtype}; give an integer type")
-    if tuple(ids.shape) != shape or ids.ndim != 2:
-        raise ValueError(f"{owner}: ids have shape {tuple(ids.shape)}; give {shape}")
-    bad = (ids < least) | (ids >= experts)
-    if bool(bad.any()):
-        raise ValueError(
-            f"{owner}: id {int(ids[bad][0])} lies outside {least}..{experts - 1}"
-        )
