@@ -105,14 +105,18 @@ def combine(
 def with_identity(
     down: Tap, permutation: Permutation, x: Tap, ids: torch.Tensor, experts: int
 ) -> tuple[Tap, Permutation]:
-    """Append x [T, H] as the rows of identity experts: those with ids >= `experts`.
+    """Append x as the rows of identity experts: those with ids >= `experts`.
+
+    Shapes: down [R, H]; x [T, H], one row for each token, or [T * k, H], one for each
+    slot (already weighted, where combine does not weight)
 
     Combine then weights and adds them like any other row (LongCat's zero experts).
     """
-    token = torch.arange(len(ids), device=ids.device)
-    row = len(permutation.slots) + token[:, None].expand_as(ids)
+    row = torch.arange(len(x.value), device=ids.device)
+    slots = torch.cat([permutation.slots, row])
+    each = 1 if len(row) == len(ids) else ids.shape[1]
+    row = row.reshape(len(ids), each) + len(permutation.slots)
     inverse = torch.where(ids >= experts, row, permutation.inverse)
-    slots = torch.cat([permutation.slots, token])
     moved = Permutation(slots, permutation.experts, permutation.offsets, inverse)
     return bounds.concatenate(down, x), moved
 

@@ -207,6 +207,11 @@ class Stages:
             if layer.routing.zero_experts and self.replicated:
                 columns = slice(None) if self.columns is None else self.columns
                 x = self.tokens.map(lambda t: t[:, columns])
+                if layer.weight_on != "output":
+                    x = x.map(lambda t: t.repeat_interleave(layer.top_k, dim=0))
+                    own = self.weights().map(lambda t: t.reshape(-1, 1))
+                    x = bounds.multiply(x, own, "none", numerics)
+                    x = bounds.rounded(x, numerics.weighted, numerics)
                 down, permutation = with_identity(
                     down, permutation, x, self.ids(), layer.experts
                 )

@@ -14,7 +14,14 @@ from fractions import Fraction
 from typing import Any
 
 from oracle.scalar import nvfp4
-from oracle.scalar.elements import Value, as_value, decode, encode, is_negative
+from oracle.scalar.elements import (
+    Value,
+    as_value,
+    decode,
+    encode,
+    is_negative,
+    largest,
+)
 from oracle.scalar.interval import Number
 from oracle.scalar.scales import (
     POWER_RULES,
@@ -93,12 +100,12 @@ def peak(block: Sequence[Value], format: Any) -> Value | None:
         raise ValueError(f"scalar: a block holds {broken[0]}; give finite numbers")
     if broken and format.nonfinite == "propagate":
         return None
-    largest: Value = Fraction(0)
+    top: Value = Fraction(0)
     for x in block:
         magnitude: Value = -x if is_negative(x) else x
-        if magnitude > largest:
-            largest = magnitude
-    return largest
+        if magnitude > top:
+            top = magnitude
+    return top
 
 
 def _whole(matrix: Matrix, format: Any, given: Number | None) -> nvfp4.Whole:
@@ -122,8 +129,13 @@ def block_scale(amax: Value, format: Any, whole: nvfp4.Whole = nvfp4.ONE) -> Sca
     if format.scale == "e8m0":
         return power_of_two_byte(amax, format)
     if format.scale == "e4m3":
-        return nvfp4.block_byte(fp32(amax), whole, format)
-    return ratio(fp32(amax), format)
+        return nvfp4.block_byte(_held(amax), whole, format)
+    return ratio(_held(amax), format)
+
+
+def _held(amax: Value) -> Fraction:
+    """amax no larger than fp32's largest number."""
+    return Fraction(min(amax, largest("fp32")))
 
 
 def scale_value(stored: Scale, format: Any) -> Value:
@@ -161,7 +173,7 @@ def _quotient(x: Fraction, scale: Fraction, amax: Value, format: Any) -> Fractio
     if format.scale_rule in POWER_RULES:
         return x / scale
     if format.apply == "inverse":
-        floored = max(fp32(amax), fp32(Fraction(format.amax_floor)))
+        floored = max(_held(amax), fp32(Fraction(format.amax_floor)))
         return fp32(x * multiplier(floored, format))
     if scale == 0:
         return scale
