@@ -9,7 +9,7 @@ from oracle.activation import activate
 from oracle.experts import exact_weight
 from oracle.numerics import Numerics
 from oracle.params import Params
-from oracle.spec import Layer
+from oracle.spec import Layer, Shared
 from oracle.trace import Tap
 
 
@@ -58,3 +58,20 @@ def shared_expert(
         gate = bounds.sigmoid(bounds.matmul(tokens, row, numerics), numerics)
         down = bounds.multiply(down, gate, "none", numerics)
     return bounds.rounded(down, numerics.shared, numerics)
+
+
+def with_shared(
+    routed: Tap, shared: Tap | None, description: Shared, numerics: Numerics
+) -> Tap:
+    """routed + shared, or their mean, or their sum over sqrt(2), as `combine` says.
+
+    shared None: another rank adds it, and this one's part is scaled alike.
+    """
+    point = numerics.combine
+    if shared is not None:
+        routed = bounds.add(routed, shared, point, numerics)
+    factor = {"average": 0.5, "rsqrt2": 0.5**0.5}.get(description.combine)
+    if factor is None:
+        return routed
+    constant = bounds.constant(factor, routed, point)
+    return bounds.multiply(routed, constant, point, numerics)

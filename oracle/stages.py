@@ -15,14 +15,14 @@ import torch
 
 from oracle import bounds
 from oracle.activation import activate
-from oracle.blocks import dequantize, quantize, quantize_tap
 from oracle.experts import combine, grouped_gemm, with_identity
 from oracle.formats import round_to
 from oracle.numerics import Numerics
+from oracle.operands import operand
 from oracle.params import Blocks, Params
 from oracle.permutation import Permutation, permute
 from oracle.routing import Routed, route
-from oracle.shared import shared_expert
+from oracle.shared import shared_expert, with_shared
 from oracle.spec import BlockFormat, Layer
 from oracle.trace import Tap
 
@@ -50,10 +50,10 @@ class Stages:
     def _tap(self, name: str, compute: Callable[[], Tap]) -> Tap:
         if name not in self.taps:
             given = self.given.get(name)
-            self.taps[name] = compute() if given is None else Tap(_plain(given))
+            if given is not None and given.is_floating_point():
+                given = given.to(torch.float64)
+            self.taps[name] = compute() if given is None else Tap(given)
         return self.taps[name]
-
-    # ---- prepare: x as GEMM1 sees it
 
     @cached_property
     def tokens(self) -> Tap:
@@ -72,11 +72,7 @@ class Stages:
             return self.tokens.map(lambda t: round_to(t, form))
         if self.layer.weight_on == "input":
             return self.tokens
-        blocks = quantize(self.x, form, global_scale=self.params.x_scale)
-        blocks = self._blocks("x", blocks)
-        return self._rows(bounds.exactly(dequantize(blocks)))
-
-    # ---- route
+        return self._rows(self._operand("x", bounds.exactly(self.x), form))
 
     @cached_property
     def routed_logits(self) -> Routed | None:
@@ -126,8 +122,6 @@ class Stages:
         slots = self.permutation.slots
         return self.weights().map(lambda t: t.reshape(-1)[slots][:, None])
 
-    # ---- experts
-
     def gate_up(self) -> Tap:
         """GEMM1 with its bias [R, 2I]."""
         return self._tap("gate_up", self._first_gemm)
@@ -141,11 +135,7 @@ class Stages:
             if isinstance(layer.activations, str):
                 rows = bounds.rounded(rows, layer.activations, numerics)
             else:
-                blocks, rows = quantize_tap(
-                    rows, layer.activations, global_scale=params.x_scale
-                )
-                self.taps["x_codes"] = Tap(blocks.codes)
-                self.taps["x_scales"] = Tap(blocks.scales)
+                rows = self._operand("x", rows, layer.activations)
         return grouped_gemm(
             rows, params.gate_up, self.permutation.offsets, numerics,
             bias=params.gate_up_bias, point=numerics.gate_up,
@@ -156,12 +146,15 @@ class Stages:
         return self._tap("intermediate", self._activated)
 
     def _activated(self) -> Tap:
-        params, owner = self.params, self.permutation.experts
+        owner = self.permutation.experts
+
+        def per_row(values: torch.Tensor | None) -> torch.Tensor | None:
+            return None if values is None else values[owner]
+
         hidden = activate(
             self.gate_up(), self.layer.activation, self.numerics,
-            alpha=None if params.alpha is None else params.alpha[owner],
-            beta=None if params.beta is None else params.beta[owner],
-            limit=None if params.limit is None else params.limit[owner],
+            alpha=per_row(self.params.alpha), beta=per_row(self.params.beta),
+            limit=per_row(self.params.limit),
         )  # fmt: skip
         if self.layer.weight_on == "intermediate":
             point = self.numerics.activation
@@ -173,16 +166,9 @@ class Stages:
         form = self.layer.requantize
         if not isinstance(form, BlockFormat):
             return self.intermediate()
-        scale = self.params.intermediate_scale
-        if "intermediate_codes" in self.given:
-            codes = self.given["intermediate_codes"]
-            blocks = Blocks(codes, self.given["intermediate_scales"], form, scale)
-            hidden = bounds.exactly(dequantize(blocks))
-        else:
-            blocks, hidden = quantize_tap(self.intermediate(), form, global_scale=scale)
-        self.taps["intermediate_codes"] = Tap(blocks.codes)
-        self.taps["intermediate_scales"] = Tap(blocks.scales)
-        return hidden
+        given = "intermediate_codes" in self.given
+        values = None if given else self.intermediate()
+        return self._operand("intermediate", values, form)
 
     def down(self) -> Tap:
         """GEMM2 with its bias [R, H]."""
@@ -195,8 +181,6 @@ class Stages:
             )  # fmt: skip
 
         return self._tap("down", second_gemm)
-
-    # ---- combine
 
     def routed(self) -> Tap:
         """The weighted sum over the choices [T, H], routed scale included."""
@@ -244,19 +228,13 @@ class Stages:
 
     def out(self) -> Tap:
         """The layer's output [T, H], rounded to its type."""
-        total = self.routed()
         layer, numerics = self.layer, self.numerics
+        total = self.routed()
         if layer.shared is not None:
-            if self.replicated:
-                total = bounds.add(total, self.shared(), numerics.combine, numerics)
-            factor = {"average": 0.5, "rsqrt2": 0.5**0.5}.get(layer.shared.combine)
-            if factor is not None:
-                constant = bounds.constant(factor, total, numerics.combine)
-                total = bounds.multiply(total, constant, numerics.combine, numerics)
+            shared = self.shared() if self.replicated else None
+            total = with_shared(total, shared, layer.shared, numerics)
         point = numerics.output or layer.dtype
         return self._tap("out", lambda: bounds.rounded(total, point, numerics))
-
-    # ---- helpers
 
     def _rows(self, tap: Tap) -> Tap:
         rows = self.rows
@@ -267,14 +245,8 @@ class Stages:
             raise ValueError(f"trace: without logits, {name!r} must be given")
         return self.routed_logits
 
-    def _blocks(self, name: str, blocks: Blocks) -> Blocks:
-        """`blocks` with codes and scales replaced by given ones, and their taps."""
-        codes = self.given.get(f"{name}_codes", blocks.codes)
-        scales = self.given.get(f"{name}_scales", blocks.scales)
-        self.taps[f"{name}_codes"] = Tap(codes)
-        self.taps[f"{name}_scales"] = Tap(scales)
-        return Blocks(codes, scales, blocks.format, blocks.global_scale)
-
-
-def _plain(given: torch.Tensor) -> torch.Tensor:
-    return given.to(torch.float64) if given.is_floating_point() else given
+    def _operand(self, name: str, values: Tap | None, form: BlockFormat) -> Tap:
+        scale = self.params.x_scale if name == "x" else self.params.intermediate_scale
+        seen, taps = operand(name, values, form, scale, self.given)
+        self.taps.update(taps)
+        return seen
