@@ -12,7 +12,14 @@ from functools import lru_cache
 @lru_cache(maxsize=1)
 def instances() -> dict[str, tuple[str, ...]]:
     """File name -> expressions."""
-    return {"convert.cu": _convert()}
+    return {
+        "convert.cu": _convert(),
+        "quantize.cu": _quantize(),
+        "dequantize.cu": _dequantize(),
+        "grouped.cu": _grouped(),
+        "permute.cu": _permute(),
+        "combine.cu": _combine(),
+    }
 
 
 def _convert() -> tuple[str, ...]:
@@ -20,11 +27,92 @@ def _convert() -> tuple[str, ...]:
     floats = tuple(f"element::{name}" for name in names)
     formats = (*floats, "element::int8", "element::int4", "element::mxint8")
     roundings = ("kNearestEven", "kHalfAway", "kHalfTowardZero", "kTowardZero")
-    rules = ("kFloor", "kCeil", "kEven", "kRceil")
     return (
         *(f"encode_elements<{f}, {r}>" for f in formats for r in roundings),
         *(f"decode_elements<{f}>" for f in formats),
-        *(f"scale_bytes<{f}, {r}>" for f in floats for r in rules),
         *(f"{kernel}<{t}>" for kernel in ("round_elements", "widen_elements")
           for t in ("bf16", "fp16")),
     )  # fmt: skip
+
+
+_TYPES = ("bf16", "fp16", "fp32")
+#: Values of 16 bytes.
+_WIDE = {"bf16": 8, "fp16": 8, "fp32": 4}
+_ELEMENTS = ("e2m1", "e2m3", "e3m2", "e4m3", "e5m2", "mxint8", "int8", "int4")
+#: Kinds of scales with the elements that the presets put under them.
+_KINDS = {
+    "kPower": ("e2m1", "e2m3", "e3m2", "e4m3", "e5m2", "mxint8"),
+    "kMultiplied": ("e2m1", "e4m3", "int8"),
+    "kDivided": ("e2m1", "e4m3", "int8", "int4"),
+}
+#: What types of x other than bf16 are compiled with: a type and an element meet in no
+#: line of code, so every pair of choices is there without every triple.
+_SAMPLE = (("kPower", "e4m3"), ("kMultiplied", "e2m1"), ("kDivided", "int8"))
+
+
+def _formats(kind_elements: dict[str, tuple[str, ...]]) -> list[str]:
+    """Template arguments (type of x, element, rounding, kind) of quantising kernels."""
+    pairs = [(k, e) for k, elements in kind_elements.items() for e in elements]
+    triples = [("bf16", k, e) for k, e in pairs]
+    triples += [
+        (t, k, e) for t in ("fp16", "fp32") for k, e in pairs if (k, e) in _SAMPLE
+    ]
+    return [f"{t}, element::{e}, kNearestEven, {k}" for t, k, e in triples]
+
+
+def _quantize() -> tuple[str, ...]:
+    formats = _formats(_KINDS)
+    tiled = _formats({"kDivided": ("e4m3", "int8")})
+    return (
+        *(f"quantize_naive<{f}>" for f in formats),
+        *(f"quantize_groups<{f}, i64>" for f in formats),
+        *(f"quantize_tiles<{f}, {n}>" for f in tiled for n in (1, _WIDE[f[:4]])),
+        *(f"quantize_whole<{f}, {n}>" for f in tiled for n in (1, _WIDE[f[:4]])),
+        *(f"whole_amax<{t}, {n}>" for t in _TYPES for n in (1, _WIDE[t])),
+        *(f"whole_amax_naive<{t}>" for t in _TYPES),
+        "whole_scales",
+    )
+
+
+def _dequantize() -> tuple[str, ...]:
+    formats = [f"bf16, element::{e}" for e in _ELEMENTS]
+    formats += [f"{t}, element::e2m1" for t in ("fp16", "fp32")]
+    return (
+        *(f"dequantize_naive<{f}>" for f in formats),
+        *(f"dequantize_vectors<{f}, 16>" for f in formats),
+    )
+
+
+def _grouped() -> tuple[str, ...]:
+    formats = _formats({"kPower": ("e4m3", "e2m1"), "kMultiplied": ("e2m1",)})
+    return (
+        *(f"{kernel}<{f}, i32>" for kernel in ("grouped_naive", "grouped_lanes")
+          for f in formats),
+        *(f"grouped_amax<{t}, i32>" for t in _TYPES),
+    )  # fmt: skip
+
+
+def _permute() -> tuple[str, ...]:
+    by_id = (
+        "permute_naive",
+        "count_chunks",
+        "place_slots",
+        "invert_rows",
+        "pad_regions",
+    )
+    return (
+        *(f"{kernel}<{index}>" for kernel in by_id for index in ("i32", "i64")),
+        "scan_chunks",
+        "block_owners",
+        *(
+            f"gather_rows<{t}, {n}, i64>"
+            for t, n in (("bf16", 8), ("fp16", 8), ("fp32", 4))
+        ),
+        *(f"gather_rows<{t}, 1, i64>" for t in _TYPES),
+    )
+
+
+def _combine() -> tuple[str, ...]:
+    return tuple(
+        f"combine_rows<{t}, fp32, {t}, i64, {n}>" for t in _TYPES for n in (1, _WIDE[t])
+    )

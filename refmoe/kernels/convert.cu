@@ -15,13 +15,6 @@ __global__ void decode_elements(const u8* codes, float* values, i64 count) {
   if (i < count) values[i] = decode<Format>(codes[i]);
 }
 
-// bytes[i] = 127 + the rule's exponent for amaxes[i], held to 0..254; 0 for amax 0. As above.
-template <class Format, ScaleRule Rule>
-__global__ void scale_bytes(const float* amaxes, u8* bytes, i64 count) {
-  const i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < count) bytes[i] = u8(max(0, min(254, scale_exponent<Format, Rule>(amaxes[i]) + 127)));
-}
-
 // to[i] = T(values[i]), rounded to nearest even. Grid: ceil(count / block), any block.
 template <class T> __global__ void round_elements(const float* values, T* to, i64 count) {
   const i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x;

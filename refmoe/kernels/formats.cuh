@@ -2,17 +2,14 @@
 #pragma once
 #include "rounding.cuh"
 
-// Sign, exponent, kMantissa fraction bits. kMaximum is the code of the largest value, whose
-// exponent and fraction (as fp32 bits) the scale rules need; -1 stands for a code that the
-// format lacks, and kNanStandIn is what a NaN encodes as.
+// Sign, exponent, kMantissa fraction bits. kMaximum is the code of the largest value, -1 stands
+// for a code that the format lacks, kNanStandIn is what a NaN encodes as.
 template <int Bits, int Mantissa, int Bias, u32 Maximum, int Infinity, int Nan, u32 NanStandIn>
 struct FloatFormat {
   static constexpr bool kInteger = false;
   static constexpr int kBits = Bits, kMantissa = Mantissa, kBias = Bias;
   static constexpr u32 kMaximum = Maximum, kNanStandIn = NanStandIn;
   static constexpr int kInfinity = Infinity, kNan = Nan;
-  static constexpr int kLargestExponent = int(Maximum >> Mantissa) - Bias;
-  static constexpr u32 kLargestFraction = (Maximum & ((1u << Mantissa) - 1u)) << (23 - Mantissa);
 };
 namespace element {
 struct e2m1 : FloatFormat<4, 1, 1, 0x7, -1, -1, 0x7> {};
@@ -27,8 +24,6 @@ template <int Bits, int Mantissa, int Minimum> struct IntegerFormat {
   static constexpr bool kInteger = true;
   static constexpr int kBits = Bits, kMantissa = Mantissa, kMinimum = Minimum;
   static constexpr int kMaximum = (1 << (Bits - 1)) - 1;
-  static constexpr int kLargestExponent = Bits - 2 - Mantissa;
-  static constexpr u32 kLargestFraction = u32(kMaximum << (25 - Bits)) & 0x7FFFFFu;
 };
 namespace element {
 struct int8 : IntegerFormat<8, 0, -128> {};
@@ -41,8 +36,8 @@ struct mxint8 : IntegerFormat<8, 6, -127> {};
 template <class Format, Rounding R> __device__ __forceinline__ u32 encode(float value) {
   const u32 magnitude = __float_as_uint(value) & ~kSign;
   const u32 sign = __float_as_uint(value) >> 31;
-  const Split parts = split(magnitude);
   if constexpr (Format::kInteger) {
+    const Split parts = split(magnitude);
     // One unit is 2^-kMantissa: significand * 2^(field - 150 + kMantissa) units.
     const int drop = 150 - Format::kMantissa - int(parts.field);
     int code = magnitude >= (127u + 24u) << 23 || drop < 0
@@ -54,10 +49,23 @@ template <class Format, Rounding R> __device__ __forceinline__ u32 encode(float 
   } else {
     constexpr u32 kShift = 23 - Format::kMantissa;
     constexpr u32 kLeastField = 128 - Format::kBias;  // of the least normal value
-    const bool subnormal = parts.field < kLeastField;
-    const u32 drop = kShift + (subnormal ? kLeastField - parts.field : 0u);
-    const u32 rebias = subnormal ? 0u : (parts.field - kLeastField) << Format::kMantissa;
-    u32 code = shift_right<R>(parts.significand, min(drop, 31u)) + rebias;
+    constexpr u32 kRebias = (kLeastField - 1u) << Format::kMantissa;
+    u32 code;
+    if constexpr (R == kNearestEven) {
+      // Below the least normal value, an anchor whose ulp is the quantum does the rounding.
+      const float anchor = __uint_as_float((kLeastField + kShift) << 23);
+      const u32 small = __float_as_uint(__uint_as_float(magnitude) + anchor) -
+                        __float_as_uint(anchor);
+      const u32 odd = magnitude >> kShift & 1u;
+      const u32 normal = ((magnitude + ((1u << kShift) / 2u - 1u) + odd) >> kShift) - kRebias;
+      code = magnitude < kLeastField << 23 ? small : normal;
+    } else {
+      const Split parts = split(magnitude);
+      const bool subnormal = parts.field < kLeastField;
+      const u32 drop = kShift + (subnormal ? kLeastField - parts.field : 0u);
+      const u32 rebias = subnormal ? 0u : (parts.field - kLeastField) << Format::kMantissa;
+      code = shift_right<R>(parts.significand, min(drop, 31u)) + rebias;
+    }
     code = min(code, Format::kMaximum) | sign << (Format::kBits - 1);
     return magnitude > kInfinity ? Format::kNanStandIn : code;
   }

@@ -18,7 +18,8 @@ import torch
 from refmoe.kernels import loader
 
 Size = tuple[int, int, int]
-Argument = torch.Tensor | np.generic | int | float | None
+Scalar = np.generic | np.ndarray[Any, Any]
+Argument = torch.Tensor | Scalar | int | float | None
 
 #: The most blocks that a grid may have along x; y and z end at 65,535.
 GRID_LIMIT = 2**31 - 1
@@ -31,7 +32,7 @@ class Backend(Protocol):
 
     def run(
         self, kernel: Kernel, grid: Size, block: Size,
-        arguments: Sequence[np.generic], shared: int, device: torch.device,
+        arguments: Sequence[Scalar], shared: int, device: torch.device,
     ) -> None:  # fmt: skip
         """Launch; arguments are pointers and scalars of their parameters' widths."""
 
@@ -49,7 +50,8 @@ class Kernel:
     ) -> None:  # fmt: skip
         """Launch on the current stream of `device`; an empty grid launches nothing.
 
-        Tensors and None pass as pointers, int as 64-bit and float as 32-bit scalars.
+        Tensors and None pass as pointers, int as 64-bit and float as 32-bit scalars,
+        numpy scalars and one-element structured arrays by value.
         """
         sizes = (grid,) if isinstance(grid, int) else grid
         if 0 in sizes:
@@ -64,12 +66,12 @@ class Kernel:
         _backend.run(self, (x, y, z), (block, 1, 1), scalars, shared, device)
 
 
-def _scalar(argument: Argument) -> np.generic:
+def _scalar(argument: Argument) -> Scalar:
     if isinstance(argument, torch.Tensor):
         return np.uint64(argument.data_ptr())
     if argument is None:
         return np.uint64(0)
-    if isinstance(argument, np.generic):
+    if isinstance(argument, np.generic | np.ndarray):
         return argument
     return np.int64(argument) if isinstance(argument, int) else np.float32(argument)
 
@@ -84,7 +86,7 @@ class Cuda:
 
     def run(
         self, kernel: Kernel, grid: Size, block: Size,
-        arguments: Sequence[np.generic], shared: int, device: torch.device,
+        arguments: Sequence[Scalar], shared: int, device: torch.device,
     ) -> None:  # fmt: skip
         """Launch asynchronously."""
         index = device.index or 0

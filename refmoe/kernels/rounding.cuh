@@ -1,4 +1,4 @@
-// Rounding by integers alone: nothing here depends on flush-to-zero or a conversion unit.
+// Rounding by integers: nothing here depends on flush-to-zero or a conversion unit.
 #pragma once
 #include "types.cuh"
 
@@ -27,30 +27,4 @@ __device__ __forceinline__ Split split(u32 magnitude) {
 // 2^exponent for -149 <= exponent <= 127.
 __device__ __forceinline__ float power_of_two(int exponent) {
   return __uint_as_float(exponent >= -126 ? u32(exponent + 127) << 23 : 1u << (exponent + 149));
-}
-
-// The scale rules: unbiased exponent of a block's power-of-two scale from its amax, exactly.
-// With amax = m 2^e, 1 <= m < 2, EMAX the exponent of the largest power of two of the element
-// format and MU 2^EMAX its largest value:
-//   floor e, ceil e + [m > 1], even e + [m >= 2 - 2^-(M+1)], rceil e + [m > MU], all - EMAX.
-enum ScaleRule { kFloor, kCeil, kEven, kRceil };
-constexpr int kNoAmax = -100000;
-
-// kNoAmax for amax = 0.
-template <class Element, ScaleRule Rule>
-__device__ __forceinline__ int scale_exponent(float amax) {
-  u32 magnitude = __float_as_uint(amax) & ~kSign;
-  if (magnitude == 0) return kNoAmax;
-  int shift = 0;
-  if (magnitude < 0x800000u) {
-    shift = __clz(int(magnitude)) - 8;
-    magnitude <<= shift;  // the leading one stands where a field of 1 would
-  }
-  const int exponent = int(magnitude >> 23) - 127 - shift;
-  const u32 mantissa = magnitude & 0x7FFFFFu;
-  u32 up = 0;
-  if (Rule == kCeil) up = mantissa > 0;
-  if (Rule == kEven) up = mantissa >= 0x800000u - (1u << (22 - Element::kMantissa));
-  if (Rule == kRceil) up = mantissa > Element::kLargestFraction;
-  return exponent + int(up) - Element::kLargestExponent;
 }

@@ -20,7 +20,6 @@ from functools import cache as cache_in_process
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from refmoe.kernels import cache, catalogue, launch
@@ -89,7 +88,7 @@ class Emulator:
 
     def run(
         self, kernel: launch.Kernel, grid: launch.Size, block: launch.Size,
-        arguments: Sequence[np.generic], shared: int, device: torch.device,
+        arguments: Sequence[launch.Scalar], shared: int, device: torch.device,
     ) -> None:  # fmt: skip
         """Run one launch to its end; RuntimeError with the first violation."""
         buffers = [ctypes.create_string_buffer(a.tobytes()) for a in arguments]

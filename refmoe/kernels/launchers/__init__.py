@@ -1,0 +1,1 @@
+"""One launcher a file: checks, outputs, and which kernel a call takes."""
