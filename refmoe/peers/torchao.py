@@ -45,7 +45,6 @@ def quantize(x: torch.Tensor, format: BlockFormat) -> tuple[torch.Tensor, ...]:
     Raises ValueError for formats that torchao lacks, for an MX block so small that its
     scale byte is 0, and for an all-zero tensor under a global scale.
     """
-    require("torchao", "peers")
     reason = _unsupported(format)
     if reason is not None:
         raise ValueError(f"torchao does not support {format.name}: {reason}")
@@ -54,19 +53,16 @@ def quantize(x: torch.Tensor, format: BlockFormat) -> tuple[torch.Tensor, ...]:
 
 def dequantize(blocks: Blocks) -> torch.Tensor:
     """The values f32[..., K] that MX blocks stand for."""
-    require("torchao", "peers")
-    from torchao.prototype.mx_formats.kernels import pack_uint4
-    from torchao.prototype.mx_formats.mx_tensor import to_dtype
-
     reason = _unsupported(blocks.format)
     if reason is not None or blocks.format.scale != "e8m0":
         raise ValueError(f"torchao does not dequantise {blocks.format.name}: {reason}")
     element = blocks.format.element
     codes = blocks.codes.contiguous()
-    data = pack_uint4(codes) if element == "e2m1" else codes
+    pack = _module("kernels").pack_uint4
+    data = pack(codes) if element == "e2m1" else codes
     if element in ("e4m3", "e5m2"):
         data = data.view(_dtype(element))
-    values: torch.Tensor = to_dtype(
+    values: torch.Tensor = _module("mx_tensor").to_dtype(
         data, blocks.scales, _dtype(element), blocks.format.block[1], torch.float32
     )
     return values
@@ -93,13 +89,10 @@ def _unsupported(format: BlockFormat) -> str | None:
 
 
 def _mx(x: torch.Tensor, format: BlockFormat) -> tuple[torch.Tensor, torch.Tensor]:
-    from torchao.prototype.mx_formats.config import ScaleCalculationMode
-    from torchao.prototype.mx_formats.kernels import unpack_uint4
-    from torchao.prototype.mx_formats.mx_tensor import to_mx
-
-    mode = ScaleCalculationMode[format.scale_rule.upper()]
+    mode = _module("config").ScaleCalculationMode[format.scale_rule.upper()]
     width = format.block[1]
-    scales, data = to_mx(x.contiguous(), _dtype(format.element), width, mode)
+    element = _dtype(format.element)
+    scales, data = _module("mx_tensor").to_mx(x.contiguous(), element, width, mode)
     scales = scales.view(torch.uint8)
     blocks = x.reshape(*scales.shape, width)
     if bool(((scales == 0) & blocks.ne(0).any(-1)).any()):
@@ -107,17 +100,14 @@ def _mx(x: torch.Tensor, format: BlockFormat) -> tuple[torch.Tensor, torch.Tenso
             "a block has scale byte 0, which torchao takes for 2^-126 or 1 when it "
             "divides, not for 2^-127; give larger values"
         )
-    codes = unpack_uint4(data) if format.element == "e2m1" else data.view(torch.uint8)
+    codes = data.view(torch.uint8)
+    if format.element == "e2m1":
+        codes = _module("kernels").unpack_uint4(data)
     return codes, scales
 
 
 def _nvfp4(x: torch.Tensor, format: BlockFormat) -> tuple[torch.Tensor, ...]:
-    from torchao.prototype.mx_formats.kernels import unpack_uint4
-    from torchao.prototype.mx_formats.nvfp4_tensor import (
-        nvfp4_quantize,
-        per_tensor_amax_to_scale,
-    )
-
+    nvfp4 = _module("nvfp4_tensor")
     width = format.block[1]
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     whole = None
@@ -128,21 +118,24 @@ def _nvfp4(x: torch.Tensor, format: BlockFormat) -> tuple[torch.Tensor, ...]:
                 "an all-zero tensor has the global scale 0 in torchao, and NaN codes; "
                 "give one non-zero value"
             )
-        whole = per_tensor_amax_to_scale(amax)
-    scales, data = nvfp4_quantize(rows, width, whole)
-    codes = unpack_uint4(data).view(x.shape)
+        whole = nvfp4.per_tensor_amax_to_scale(amax)
+    scales, data = nvfp4.nvfp4_quantize(rows, width, whole)
+    codes = _module("kernels").unpack_uint4(data).view(x.shape)
     scales = scales.view(torch.uint8).view(*x.shape[:-1], x.shape[-1] // width)
     return (codes, scales) if whole is None else (codes, scales, whole)
 
 
+def _module(name: str) -> Any:
+    return require(f"torchao.prototype.mx_formats.{name}", "peers")
+
+
 def _dtype(element: str) -> Any:
     """torchao's name of an element type."""
-    from torchao.prototype.mx_formats.constants import DTYPE_FP6_E2M3, DTYPE_FP6_E3M2
-
+    constants = _module("constants")
     return {
         "e2m1": torch.float4_e2m1fn_x2,
-        "e2m3": DTYPE_FP6_E2M3,
-        "e3m2": DTYPE_FP6_E3M2,
+        "e2m3": constants.DTYPE_FP6_E2M3,
+        "e3m2": constants.DTYPE_FP6_E3M2,
         "e4m3": torch.float8_e4m3fn,
         "e5m2": torch.float8_e5m2,
     }[element]

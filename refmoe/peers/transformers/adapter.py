@@ -26,19 +26,17 @@ def port(block: Block, experts: str = "eager", device: str = "cpu") -> SimpleNam
 
     Raises ImportError naming the extra to install, ValueError for unknown `experts`.
     """
-    require("transformers", "peers")
+    version = require("transformers", "peers").__version__
     if experts not in EXPERTS:
         raise ValueError(f"experts={experts!r} is unknown; use one of {EXPERTS}")
     adapter = Adapter(block, experts)
     ops: dict[str, Callable[..., Any]] = {"moe": adapter.moe}
     if block.experts is not None:
         ops |= {"route": adapter.route, "experts": adapter.run_experts}
-    import transformers
-
     suffix = "" if experts == "eager" else f"_{experts}"
     return SimpleNamespace(
         name=f"transformers:{block.name}{suffix}",
-        version=transformers.__version__,
+        version=version,
         device=device,
         numerics=adapter.numerics(block.layer),
         declares=adapter.declares,

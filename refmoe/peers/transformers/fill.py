@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import fields, replace
 
@@ -11,6 +10,7 @@ import torch
 from oracle.blocks import dequantize
 from oracle.params import Blocks, Params
 from oracle.spec import Layer
+from refmoe.peers.require import require
 from refmoe.peers.transformers.block import Block
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32,
@@ -63,8 +63,8 @@ def _built(
     """The empty block, and names of what its model keeps in fp32."""
     base = block.folder or block.name
     folder = f"transformers.models.{base}"
-    configs = importlib.import_module(f"{folder}.configuration_{base}")
-    models = importlib.import_module(f"{folder}.modeling_{base}")
+    configs = require(f"{folder}.configuration_{base}", "peers")
+    models = require(f"{folder}.modeling_{base}", "peers")
     config = getattr(configs, block.config)(**block.configuration(layer))
     config._experts_implementation = experts
     if isinstance(block.module, str):
