@@ -120,7 +120,7 @@ def model_names() -> tuple[str, ...]:
     """Every preset that a case can name."""
     from oracle import models
 
-    return tuple(models.PRESETS)
+    return tuple(models.MODELS)
 
 
 def format_names() -> tuple[str, ...]:
@@ -139,12 +139,16 @@ def format_of(name: str) -> str | BlockFormat:
 
 
 def elements(case: Case) -> int:
-    """How many elements the weights, tokens and logits of `case` have together."""
+    """How many elements the tensors that `case` asks for have together."""
     layer = case.layer
-    weights = layer.experts * (layer.gate_up_rows + layer.intermediate) * layer.hidden
-    shared = layer.shared.intermediate * 3 * layer.hidden if layer.shared else 0
     rows = case.T * layer.top_k * (layer.gate_up_rows + layer.hidden)
-    return weights + shared + rows + case.T * (layer.hidden + layer.logits_columns)
+    count = rows + case.T * (layer.hidden + layer.logits_columns)
+    if OPS[case.op].weighted:
+        count += (
+            layer.experts * (layer.gate_up_rows + layer.intermediate) * layer.hidden
+        )
+        count += layer.shared.intermediate * 3 * layer.hidden if layer.shared else 0
+    return count
 
 
 def _text(value: Value) -> str:

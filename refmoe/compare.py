@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -36,10 +37,7 @@ def compare(name: str, tap: Tap, got: torch.Tensor, numerics: Numerics) -> Verdi
         return Verdict(Kind.BIT_EQUAL, name, ratio=0.0, median=0.0, dtype=dtype)
     ratio = torch.where(error == 0, 0.0, error / worst)
     ratio = torch.where(worst == torch.inf, 0.0, ratio)
-    flat = int(ratio.argmax())
-    index = tuple(
-        int(part) for part in torch.unravel_index(torch.tensor(flat), got.shape)
-    )
+    index = unravel(int(ratio.argmax()), got.shape)
     centre, reach = float(tap.value[index]), float(worst[index])
     if bool((ratio > 1).any()):
         kind = Kind.WRONG
@@ -67,6 +65,15 @@ def outside(tap: Tap, got: torch.Tensor, numerics: Numerics) -> torch.Tensor:
     error = distance(got.double(), tap.value)
     worst = torch.zeros_like(error) if tap.worst is None else tap.worst
     return (error > worst).any(1)
+
+
+def unravel(element: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """The index of an element by its place in row-major order."""
+    index = []
+    for size in reversed(shape):
+        element, part = divmod(element, size)
+        index.append(part)
+    return tuple(reversed(index))
 
 
 def distance(got: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

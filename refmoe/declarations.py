@@ -3,45 +3,67 @@
 from __future__ import annotations
 
 from oracle.numerics import PRESETS, Numerics
+from oracle.spec import BlockFormat, Layer
 
-#: Rounding points that each op's results depend on.
-_POINTS: dict[str, tuple[str, ...]] = {
-    "route": ("router", "weights"),
-    "grouped_gemm": (),
-    "activate": ("activation", "intermediate"),
-    "combine": ("weighted", "combine"),
-    "experts": ("gate_up", "activation", "intermediate", "down", "weighted", "combine"),
+_GEMM = ("accumulate", "split_k", "partial", "gemm")
+_ACTIVATE = ("activation", "intermediate", "exp", "sigmoid", "tanh", "erf", "divide")
+_COMBINE = ("weighted", "combine", "combine_order")
+_ROUTE = ("router", "weights", "ties", "exp", "sigmoid", "log", "sqrt", "divide")
+_EXPERTS = (*_GEMM, "gate_up", *_ACTIVATE, "down", *_COMBINE)
+#: What each op's results depend on. Bytes and indices depend on no arithmetic.
+_READ: dict[str, tuple[str, ...]] = {
+    "route": _ROUTE,
+    "grouped_gemm": _GEMM,
+    "activate": _ACTIVATE,
+    "combine": _COMBINE,
+    "experts": _EXPERTS,
+    "moe": (*_ROUTE, *_EXPERTS, "shared"),
 }
-_POINTS["moe"] = (*_POINTS["route"], *_POINTS["experts"], "shared")
-_TYPES = ("fp32", "bf16", "fp16")
+#: Rounding points that are tried one by one, the likeliest to be misjudged first.
+_POINTS = (
+    "intermediate", "gate_up", "activation", "down", "weighted", "combine", "shared",
+    "weights", "router",
+)  # fmt: skip
+#: Units that only FP8 and FP4 operands reach.
+_NARROW = {
+    "tcgen05_fp8", "tcgen05_fp4", "qmma_ada", "qgmma_hopper", "qgmma_hopper_promoted",
+}  # fmt: skip
 
 
-def others(op: str, declared: Numerics) -> dict[str, Numerics]:
+def others(op: str, layer: Layer, declared: Numerics) -> dict[str, Numerics]:
     """Every known arithmetic for `op` but the declared one, by the text to paste.
 
-    The presets, then the declaration with one thing changed: the type of a rounding
-    point, the tie rule of top-k, subnormals flushed. Empty for ops whose results are
-    bytes or indices: nothing there depends on the arithmetic.
-
-    >>> list(others("activate", PRESETS["ieee"]))[-1]
-    "numerics.but(intermediate='fp16')"
+    First the declaration with one thing changed: the type of a rounding point (fp32 or
+    the layer's own), the tie rule of top-k, subnormals flushed; then the presets. What
+    differs only where `op` does not look is left out, and so are units that multiply
+    FP8 or FP4 where the layer's operands are wider.
     """
-    if op not in _POINTS:
+    read = (*_READ.get(op, ()), "subnormals")
+    if op not in _READ:
         return {}
+    narrow = isinstance(layer.activations, BlockFormat)
+    seen = {_seen(declared, read)}
     found: dict[str, Numerics] = {}
 
     def add(text: str, numerics: Numerics) -> None:
-        if numerics != declared and numerics not in found.values():
+        if not narrow and {unit.name for unit in numerics.units} & _NARROW:
+            return
+        key = _seen(numerics, read)
+        if key not in seen:
+            seen.add(key)
             found[text] = numerics
 
+    add("numerics.but(subnormals='flush')", declared.but(subnormals="flush"))
+    for rule in ("any", "highest"):
+        add(f"numerics.but(ties={rule!r})", declared.but(ties=rule))
+    half = layer.dtype if layer.dtype in ("bf16", "fp16") else "bf16"
+    for point in _POINTS:
+        for kind in ("fp32", half):
+            add(f"numerics.but({point}={kind!r})", declared.but(**{point: kind}))
     for name, numerics in PRESETS.items():
         add(f"PRESETS[{name!r}]", numerics)
-    if declared.subnormals == "keep":
-        add("numerics.but(subnormals='flush')", declared.but(subnormals="flush"))
-    if op in ("route", "moe"):
-        for rule in ("any", "highest"):
-            add(f"numerics.but(ties={rule!r})", declared.but(ties=rule))
-    for point in _POINTS[op]:
-        for kind in _TYPES:
-            add(f"numerics.but({point}={kind!r})", declared.but(**{point: kind}))
     return found
+
+
+def _seen(numerics: Numerics, read: tuple[str, ...]) -> tuple[object, ...]:
+    return tuple(getattr(numerics, name) for name in read)

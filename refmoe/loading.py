@@ -147,11 +147,24 @@ def _reject_misspelt(name: str, value: Any, found: Mapping[str, Any]) -> None:
         if key in known or _imported(value, key):
             continue
         close = get_close_matches(key, absent, n=1, cutoff=0.84)
-        if close:
+        if close and _meant(getattr(value, key), close[0]):
             raise ValueError(
                 f"port {name!r}: {key!r} is no op and no attribute of a port; did you "
                 f"mean {close[0]!r}? A helper's name begins with an underscore"
             )
+
+
+def _meant(item: Any, name: str) -> bool:
+    """Whether `item` may be a misspelt `name`: for an op, by its parameters' names."""
+    if name not in OPS:
+        return True
+    if not callable(item):
+        return False
+    wanted = [field.name for field in OPS[name].arguments]
+    try:
+        return list(inspect.signature(item).parameters)[: len(wanted)] == wanted
+    except (TypeError, ValueError):
+        return False
 
 
 def _imported(value: Any, key: str) -> bool:
@@ -159,8 +172,9 @@ def _imported(value: Any, key: str) -> bool:
     item = getattr(value, key)
     if isinstance(item, ModuleType):
         return True
-    home = getattr(item, "__module__", None)
-    return isinstance(value, ModuleType) and home not in (None, value.__name__)
+    if not (inspect.isroutine(item) or isinstance(item, type)):
+        return False
+    return isinstance(value, ModuleType) and item.__module__ != value.__name__
 
 
 def _check_types(name: str, attributes: Mapping[str, Any]) -> None:
@@ -178,8 +192,8 @@ def _check_types(name: str, attributes: Mapping[str, Any]) -> None:
         if key == "numerics" and not isinstance(value, Numerics | str):
             raise wrong(key, "a refmoe.Numerics or the name of a preset")
         if key in ("taps", "mutates"):
-            names = () if isinstance(value, str) else value
-            if names == () or not all(isinstance(item, str) for item in names):
+            listed = not isinstance(value, str)
+            if not listed or not all(isinstance(item, str) for item in value):
                 raise wrong(key, "a tuple of names")
     for tap in attributes.get("taps", ()):
         if tap not in TAPS:

@@ -25,7 +25,9 @@ _SIZES = (
 #: Experts per group of the router, or multiples of top_k where there are none.
 _EXPERTS = (2, 3, 2, 4, 2, 3, 5, 2)
 #: What a run without --model and --format covers.
-DEFAULT_MODELS = ("mixtral-8x7b", "gpt-oss-120b", "qwen3-30b-a3b", "deepseek-v3")
+DEFAULT_MODELS = (
+    "mixtral-8x7b", "gpt-oss-120b", "qwen3-30b-a3b", "deepseek-v3", "deepseek-v4-flash",
+)  # fmt: skip
 DEFAULT_FORMATS = ("mxfp4", "mxfp8_e4m3", "nvfp4")
 #: Limit at which sigmoid(alpha * gate) is 1 for every alpha in use.
 _SATURATED_LIMIT = 64.0
@@ -122,7 +124,9 @@ def _of_model(case: Case, model: str, intermediate: int, number: int) -> Case:
     step = _layer_step(layer)
     changes: dict[str, int | float] = {}
     if layer.shared is not None:
-        changes["shared.intermediate"] = 32 * layer.shared.count
+        # As many experts wide as the model's own, where that is a whole number.
+        times = max(layer.shared.count, layer.shared.intermediate // layer.intermediate)
+        changes["shared.intermediate"] = -(-intermediate // step) * step * times
     if layer.routing.zero_experts:
         changes["routing.zero_experts"] = 4
     if case.regime == "exact" and layer.activation.limit and number % 2:
@@ -136,6 +140,12 @@ def _of_model(case: Case, model: str, intermediate: int, number: int) -> Case:
         k=k,
         changes=tuple(sorted(changes.items())),
     )
+
+
+def plain(case: Case) -> Case:
+    """The case with weights and activations in the layer's own type, without blocks."""
+    dtype = case.layer.dtype
+    return case.but(weights=dtype, activations=dtype, requantize=dtype)
 
 
 def _step(form: str | BlockFormat) -> int:

@@ -13,6 +13,7 @@ from oracle.params import Blocks, Params
 from oracle.permutation import permute
 from oracle.spec import BlockFormat, Layer
 from refmoe.case import Case, format_of
+from refmoe.protocol import OPS
 from refmoe.regimes import Regime, Source, regime
 from refmoe.regimes.load import ids as load_ids
 from refmoe.regimes.regime import plain
@@ -46,7 +47,7 @@ def build(case: Case, numerics: Numerics = PRESETS["ieee"]) -> Problem:
     """
     layer, rule = case.layer, regime(case.regime)
     source = Source(case, layer, load_ids(case, layer))
-    params = _params(source, rule) if case.op in _NEED_PARAMS else _router(source, rule)
+    params = (_params if OPS[case.op].weighted else _router)(source, rule)
     inputs = _INPUTS[case.op](source, rule, params)
     return Problem(case, layer, params, inputs, numerics)
 
@@ -54,7 +55,7 @@ def build(case: Case, numerics: Numerics = PRESETS["ieee"]) -> Problem:
 def move(value: Any, device: str) -> Any:
     """`value` with every tensor in it copied to `device`: tensors, Blocks, Params."""
     if isinstance(value, torch.Tensor):
-        return value.to(device, copy=True)
+        return value if value.is_meta else value.to(device, copy=True)
     if isinstance(value, Blocks | Params):
         parts = {field.name: getattr(value, field.name) for field in fields(value)}
         return replace(
@@ -72,9 +73,6 @@ def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
         for field in fields(value):
             found |= tensors(getattr(value, field.name), f"{name}.{field.name}")
     return found
-
-
-_NEED_PARAMS = ("grouped_gemm", "experts", "moe")
 
 
 def _router(source: Source, rule: Regime) -> Params:

@@ -50,6 +50,11 @@ class Op:
     #: Whether what it computes depends on the model and not on sizes alone.
     layered: bool = True
 
+    @property
+    def weighted(self) -> bool:
+        """Whether the experts' weights take part."""
+        return {"H", "I"} <= set(self.sizes)
+
     def __str__(self) -> str:
         arguments = ", ".join(str(field) for field in self.arguments)
         results = ", ".join(str(field) for field in self.results)

@@ -10,6 +10,7 @@ import torch
 
 from oracle.params import Blocks
 from oracle.trace import TAPS
+from refmoe.compare import unravel
 from refmoe.port import Port, accepts
 from refmoe.problem import Problem, move, tensors
 from refmoe.protocol import OPS, Op, suggestion
@@ -175,7 +176,7 @@ def _changed(
             differs = _bytes(after[name].cpu()) != _bytes(tensor)
             if bool(differs.any()):
                 element = int(differs.nonzero()[0]) // tensor.dtype.itemsize
-                index = [int(part) for part in _unravel(element, tuple(tensor.shape))]
+                index = list(unravel(element, tensor.shape))
                 found.append(
                     f"the call changed its argument {name} at {index}; declare "
                     f"mutates=({argument!r},) if that is meant"
@@ -185,14 +186,6 @@ def _changed(
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().reshape(-1).view(torch.uint8)
-
-
-def _unravel(element: int, shape: tuple[int, ...]) -> list[int]:
-    index = []
-    for size in reversed(shape):
-        element, part = divmod(element, size)
-        index.append(part)
-    return index[::-1]
 
 
 def _taps(exposed: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], list[str]]:

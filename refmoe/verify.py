@@ -10,9 +10,10 @@ from oracle.numerics import Numerics
 from refmoe.case import Case
 from refmoe.declarations import others
 from refmoe.judge import Judgement, judge
-from refmoe.plan import Cell, cases
+from refmoe.plan import Cell, cases, plain
 from refmoe.port import Port
 from refmoe.problem import build
+from refmoe.protocol import OPS
 from refmoe.runner import run
 from refmoe.verdict import Finding, Kind, Verdict
 
@@ -28,7 +29,8 @@ class Record:
     port: str
     cell: Cell
     case: str
-    numerics: Numerics
+    #: What the verifier keeps the open arithmetics by.
+    key: tuple[object, ...]
     judgement: Judgement
     seconds: float
     deviation: Judgement | None = None
@@ -65,9 +67,7 @@ class Verifier:
     arithmetic explains all such cases of the op.
     """
 
-    open: dict[tuple[str, str, Numerics], dict[str, Numerics]] = field(
-        default_factory=dict
-    )
+    open: dict[tuple[object, ...], dict[str, Numerics]] = field(default_factory=dict)
 
     def check(self, port: Port, case: Case, cell: Cell | None = None) -> Record:
         """Run and judge one case.
@@ -81,28 +81,30 @@ class Verifier:
         layer, numerics = port.definition(problem.layer)
         problem = problem.but(numerics=numerics)
         outcome = run(port, problem)
-        key = (port.name, case.op, numerics)
-        known = self.open.setdefault(key, others(case.op, numerics))
+        key = (port.name, case.op, numerics, layer.activations, layer.dtype)
+        known = self.open.get(key)
+        if known is None:
+            known = others(case.op, layer, numerics)
         declared, stable = problem.but(layer=layer), bool(port.get("stable", False))
         judgement = judge(declared, outcome, stable=stable, others=known)
         arithmetic = outcome.status == "ran" and not outcome.violations
         if arithmetic and judgement.verdict.kind in (Kind.UNDECLARED, Kind.WRONG):
-            self.open[key] = {name: known[name] for name in judgement.fitting}
+            known = {name: known[name] for name in judgement.fitting}
+        self.open[key] = known
         deviation = None
         if arithmetic and layer != problem.layer:
             against = judge(problem, outcome, stable=stable)
             deviation = against if against.verdict.kind.failed else None
         seconds = time.perf_counter() - start
         return Record(
-            port.name, cell, str(case), numerics, judgement, seconds, deviation,
-            outcome.log,
+            port.name, cell, str(case), key, judgement, seconds, deviation, outcome.log,
         )  # fmt: skip
 
     def settled(self, record: Record) -> Record:
         """The record after all cases: UNDECLARED that nothing explains is WRONG."""
         if record.kind is not Kind.UNDECLARED:
             return record
-        names = list(self.open[record.port, record.cell.op, record.numerics])
+        names = list(self.open[record.key])
         verdict = record.judgement.verdict
         if names:
             verdict = replace(verdict, detail=f"fits {names[0]}")
@@ -115,13 +117,24 @@ class Verifier:
 def schedule(
     ports: Sequence[Port], cells: Sequence[Cell], count: int, seed: int = 0
 ) -> Iterator[tuple[Port, Cell, Case]]:
-    """Every (port, cell, case): the first case of all cells, then the second ..."""
+    """Every (port, cell, case): the first case of all cells, then the second ...
+
+    Where a port declares that it does not support a model's block formats but the same
+    layer in plain types, that takes the case's place.
+    """
     drawn = [(cell, list(cases(cell, count, seed))) for cell in cells]
     for number in range(count):
         for port in ports:
             for cell, members in drawn:
                 if cell.op in port.ops and number < len(members):
-                    yield port, cell, members[number]
+                    yield port, cell, _supported(port, members[number])
+
+
+def _supported(port: Port, case: Case) -> Case:
+    if not OPS[case.op].layered or not port.unsupported(case):
+        return case
+    other = plain(case)
+    return case if port.unsupported(other) else other
 
 
 def verify(

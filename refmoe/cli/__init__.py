@@ -7,4 +7,4 @@ def main() -> None:
     """Run the command line; typer and rich are imported here, not with the package."""
     from refmoe.cli.app import app
 
-    app()
+    app(prog_name="refmoe")

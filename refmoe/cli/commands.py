@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from refmoe.case import format_names, model_names, model_of
 from refmoe.loading import load
@@ -99,8 +98,10 @@ def run_verify(
     names: Sequence[str], choice: Choice, count: int, seed: int, out: Path | None
 ) -> int:
     """`refmoe verify`; returns the exit status."""
+    # The cases are small: sharing one among threads costs more than it saves.
+    torch.set_num_threads(1)
     choice = choice.checked()
-    console = Console()
+    console = terminal.console_for()
     ports = chosen_ports(names)
     grid = cells(choice.ops, choice.models, choice.formats, choice.regimes)
     total = len(list(schedule(ports, grid, count, seed)))
@@ -121,7 +122,7 @@ def run_verify(
 def run_repro(line: str, names: Sequence[str], large: bool) -> int:
     """`refmoe repro`; returns the exit status."""
     case = parse(line, largest=None if large else LARGEST)
-    console = Console()
+    console = terminal.console_for()
     ports = [port for port in chosen_ports(names) if names or case.op in port.ops]
     verifier, records = Verifier(), []
     for port in ports:
@@ -144,7 +145,7 @@ def run_bench() -> None:
     """`refmoe bench --oracle`: every comparison of the room `bench`, as it comes."""
     from refmoe import bench
 
-    console = Console()
+    console = terminal.console_for()
     for module in pkgutil.iter_modules(bench.__path__):
         if module.name.startswith("oracle_"):
             result = importlib.import_module(f"{bench.__name__}.{module.name}").run()
@@ -154,7 +155,7 @@ def run_bench() -> None:
 
 def run_names() -> None:
     """`refmoe names`."""
-    console = Console()
+    console = terminal.console_for()
     for operation in OPS.values():
         console.print(f"{operation}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"    {operation.about}", markup=False, highlight=False)

@@ -22,7 +22,8 @@ from refmoe.regimes.regime import Source, plain
 
 #: exp(-_FAR) is zero in float64, and a sigmoid of it too.
 _FAR = 8192.0
-_CHOSEN = 64.0
+#: exp(0) is 1, and so is the sigmoid of 64.
+_CHOSEN = {"softmax": 0.0, "identity": 1.0, "sigmoid": 64.0, "sqrtsoftplus": 64.0}
 _GRID = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 
 
@@ -34,11 +35,14 @@ def tokens(source: Source, name: str, rows: int, columns: int) -> torch.Tensor:
 
 
 def logits(source: Source) -> torch.Tensor:
-    """One logit for the chosen experts, another far below for the rest."""
+    """One logit for the chosen experts, another far below for the rest, after bias."""
     layer = source.layer
-    values = torch.full((source.case.T, layer.logits_columns), _CHOSEN - _FAR)
-    values = values.double().scatter(1, source.ids, _CHOSEN)
-    values[:, layer.routed_choices :] = _CHOSEN
+    chosen = _CHOSEN[layer.routing.score]
+    values = torch.full((source.case.T, layer.logits_columns), chosen - _FAR)
+    values = values.double().scatter(1, source.ids, chosen)
+    values[:, layer.routed_choices :] = chosen
+    if layer.routing.bias == "logits":
+        values[:, : layer.routed_choices] -= router_bias(source)
     return values / layer.routing.logits_scale
 
 
@@ -51,7 +55,7 @@ def weight(
     gates = _gate_rows(source, name, shape[-2])
     signs = stream.substream("switch").choose((*shape[:-2], gates), (-1.0, 1.0))
     if isinstance(form, str):
-        values[..., :gates, 0] = signs * 2.0 ** (randn.half_bits(shape[-1]) + 4)
+        values[..., :gates, 0] = signs * 2.0 ** (randn.half_bits(shape[-1]) + 5)
         return plain(values, form)
     rows, columns = (
         size or whole for size, whole in zip(form.block, shape[-2:], strict=True)
@@ -61,7 +65,7 @@ def weight(
     )
     if gates:
         # The block of the switch holds nothing else, where it spans one row.
-        reach = randn.half_bits(shape[-1]) + 4
+        reach = randn.half_bits(shape[-1]) + 5
         values[..., :gates, 0] = signs * (1.0 if rows == 1 else 2.0**reach)
         if rows == 1:
             values[..., :gates, 1:columns] = 0.0
@@ -94,13 +98,13 @@ def router_bias(source: Source) -> torch.Tensor:
 
 
 def gate_up(source: Source, rows: int) -> torch.Tensor:
-    """Gates of +-64 to +-126, even; ups whole numbers up to 12."""
+    """Gates of +-128 to +-254, even; ups whole numbers up to 12."""
     layer, stream = source.layer, source.stream("gate_up")
     shape = (rows, layer.intermediate)
     ups = stream.substream("up").integers(shape, -12, 12).double()
     if not layer.activation.gated:
         return ups
-    sizes = stream.integers(shape, 32, 63).double() * 2.0
+    sizes = stream.integers(shape, 64, 127).double() * 2.0
     signs = stream.substream("signs").choose(shape, (-1.0, 1.0))
     return torch.cat((sizes * signs, ups), 1)
 

@@ -25,6 +25,14 @@ _COLOURS = {
 }  # fmt: skip
 
 
+def console_for(width: int = 120) -> Console:
+    """A console; where there is no terminal, lines of `width` keep tables whole."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
+
+
 def header(console: Console, ports: Sequence[Port], cases: int) -> None:
     """Who is judged, by what they declare."""
     for port in ports:
@@ -52,7 +60,7 @@ def progress(console: Console, total: int) -> Iterator[Any]:
         task = bar.add_task("", total=total)
 
         def seen(record: Record) -> None:
-            if not counts:
+            if record.kind.executed and not any(kind.executed for kind in counts):
                 console.print(
                     f"first verdict: {record.kind}  {record.case}",
                     markup=False, highlight=False, soft_wrap=True,
@@ -65,26 +73,43 @@ def progress(console: Console, total: int) -> Iterator[Any]:
 
 
 def table(console: Console, records: Sequence[Record]) -> None:
-    """One line per port, op, subject and regime."""
+    """For each port one line per op, subject and regime that ran."""
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    several = len({record.port for record in records}) > 1
-    for name in (*(["port"] if several else []), "op", "of", "regime"):
-        grid.add_column(name, overflow="fold")
-    for name in ("cases", "bit-equal", "within", "other", "wrong", "not run"):
-        grid.add_column(name, justify="right")
-    grid.add_column("error / bound: median, largest", overflow="fold")
-    for row in rows(records):
-        names = [row.port] if several else []
-        grid.add_row(
-            *names, row.op, row.subject, row.regime, str(row.cases),
-            _count(row.kinds[Kind.BIT_EQUAL]), _count(row.kinds[Kind.WITHIN]),
-            Text(_others(row), style="yellow"), Text(_failed(row), style="bold red"),
-            _count(row.not_run), _errors(row),
-        )  # fmt: skip
-    console.print(grid)
+    for port in dict.fromkeys(record.port for record in records):
+        lines_ = rows([record for record in records if record.port == port])
+        ran = [row for row in lines_ if row.not_run < row.cases]
+        console.print(f"\n{port}", style="bold", highlight=False)
+        grid = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("op", "of", "regime"):
+            grid.add_column(name, no_wrap=True)
+        for name in ("cases", "equal", "within", "wrong", "not run"):
+            grid.add_column(name, justify="right", no_wrap=True)
+        for name in ("error / bound: median, largest", "other"):
+            grid.add_column(name, no_wrap=True)
+        for row in ran:
+            grid.add_row(
+                row.op, row.subject, row.regime, str(row.cases),
+                _count(row.kinds[Kind.BIT_EQUAL]), _count(row.kinds[Kind.WITHIN]),
+                Text(_failed(row), style="bold red"), _count(row.not_run), _error(row),
+                Text(_others(row), style="yellow"),
+            )  # fmt: skip
+        if ran:
+            console.print(grid)
+        _absent(console, [row for row in lines_ if row.not_run == row.cases])
+
+
+def _absent(console: Console, idle: Sequence[Row]) -> None:
+    """One line for what never ran, by op."""
+    subjects: dict[str, list[str]] = {}
+    for row in idle:
+        named = subjects.setdefault(row.op, [])
+        if row.subject not in named:
+            named.append(row.subject)
+    if subjects:
+        text = "; ".join(f"{op} of {', '.join(of)}" for op, of in subjects.items())
+        console.print(f"never ran: {text}", style="dim", highlight=False)
 
 
 def _count(number: int) -> str:
@@ -97,22 +122,23 @@ def _others(row: Row) -> str:
 
 
 def _failed(row: Row) -> str:
-    wrong = row.kinds[Kind.WRONG]
+    found = [str(row.kinds[Kind.WRONG])] if row.kinds[Kind.WRONG] else []
     rest = _named(row, (Kind.CRASHED, Kind.HUNG))
-    return rest if not wrong else str(wrong) if rest == "-" else f"{wrong} {rest}"
+    return ", ".join(found + [rest] * bool(rest)) or "-"
 
 
 def _named(row: Row, kinds: Sequence[Kind]) -> str:
     found = [f"{row.kinds[kind]} {kind.lower()}" for kind in kinds if row.kinds[kind]]
-    return ", ".join(found) or "-"
+    return ", ".join(found)
 
 
-def _errors(row: Row) -> str:
-    return "  ".join(
-        f"{tap} {row.median(tap):.2g}, {largest:.2g}" if row.medians.get(tap)
-        else f"{tap} {largest:.2g}"
-        for tap, largest in row.largest.items()
-    )  # fmt: skip
+def _error(row: Row) -> str:
+    """Median and largest error / bound of the tap that comes nearest to its bound."""
+    if not row.largest:
+        return ""
+    tap = max(row.largest, key=lambda name: row.largest[name])
+    median = f"{row.median(tap):.2g}, " if row.medians.get(tap) else ""
+    return f"{tap} {median}{row.largest[tap]:.2g}"
 
 
 def show(console: Console, records: Sequence[Record]) -> None:

@@ -21,9 +21,8 @@ def lines(finding: Finding) -> list[str]:
     if finding.cause:
         found.append(f"  cause: {finding.cause}")
     if finding.log and finding.verdict.detail == finding.log:
-        found[0] = f"{head} {finding.op}[{finding.port}]  {_last_line(finding.log)}"
-        shown = finding.log.splitlines()[-_TRACEBACK:-1]
-        found += [f"    {line}" for line in shown]
+        found[0] = f"{head} {finding.op}[{finding.port}]  {_sentence(finding.log)}"
+        found += [f"    {line}" for line in finding.log.splitlines()[-_TRACEBACK:]]
     found.append(f"  reproduce: {replay(finding)}")
     return found
 
@@ -67,5 +66,9 @@ def _value(value: float | int | None, dtype: str) -> str:
     return f"{hexadecimal(value, dtype)} ({value:.7g})"
 
 
-def _last_line(log: str) -> str:
-    return log.splitlines()[-1] if log else ""
+def _sentence(log: str) -> str:
+    """The line of a traceback that names the exception; else the first line."""
+    lines_ = log.splitlines()
+    frames = [n for n, line in enumerate(lines_) if line.startswith('  File "')]
+    after = lines_[frames[-1] :] if frames else lines_
+    return next(line for line in after if not line.startswith(" "))

@@ -1,0 +1,212 @@
+"""The pipeline over many cases, and the commands with their exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from refmoe.cli.app import app
+from refmoe.loading import port_of
+from refmoe.plan import cells
+from refmoe.verdict import Kind
+from refmoe.verify import findings, schedule, status, verify
+
+PORTS = """
+import torch
+from oracle.moe import trace
+
+device = "cpu"
+
+def moe(x, logits, params, layer):
+    return trace(layer, params, x, logits)["out"].value.to(x.dtype)
+
+class wrong:
+    device = "cpu"
+    def moe(x, logits, params, layer):
+        return moe(x, logits, params, layer) * 2
+
+class refusing:
+    device = "cpu"
+    def moe(x, logits, params, layer):
+        raise ValueError("no kernel for this layer")
+
+class crashing:
+    device = "cpu"
+    def moe(x, logits, params, layer):
+        raise RuntimeError("illegal memory access")
+"""
+QUICK = ["--quick", "--model", "mixtral-8x7b", "--regime", "randn"]
+
+
+@pytest.fixture
+def ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"ports_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(PORTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_verify_is_clean_for_the_oracle_itself(honest: Any) -> None:
+    port = port_of(honest())
+    grid = cells(("moe", "route", "permute"), ("gpt-oss-120b",), (), ("randn", "exact"))
+    seen = []
+    records = verify([port], grid, 2, seen=seen.append)
+    assert len(records) == len(seen) == 2 * len(grid)
+    assert {record.kind for record in records} <= {Kind.BIT_EQUAL, Kind.WITHIN}
+    assert status(records) == 0
+    assert findings(records) == []
+
+
+def test_schedule_visits_all_cells_before_any_second_case(honest: Any) -> None:
+    port = port_of(honest())
+    grid = cells(
+        ("moe", "permute", "quantize"), ("mixtral-8x7b",), ("mxfp4",), ("randn",)
+    )
+    visited = [cell.op for _, cell, _ in schedule([port], grid, 2)]
+    assert visited == ["moe", "permute", "moe", "permute"]
+
+
+def test_schedule_takes_plain_types_where_only_those_are_supported(honest: Any) -> None:
+    port = port_of(
+        {
+            "moe": honest().moe,
+            "supports": lambda case: isinstance(case.layer.weights, str),
+        }
+    )
+    grid = cells(("moe",), ("gpt-oss-120b",), (), ("randn",))
+    ((_, _, case),) = schedule([port], grid, 1)
+    assert case.layer.weights == "bf16"
+
+
+EXITS = [
+    ("", 0, "bit-equal 100 %"),
+    (":wrong", 1, "WRONG moe["),
+    (":crashing", 1, "RuntimeError: illegal memory access"),
+    (":refusing", 3, "never ran: moe of mixtral-8x7b"),
+]
+
+
+@pytest.mark.parametrize("suffix, code, text", EXITS)
+def test_command_verify_exit_status(
+    ports: str, suffix: str, code: int, text: str
+) -> None:
+    result = run("verify", ports + suffix, *QUICK)
+    assert result.exit_code == code
+    assert text in result.output
+
+
+def test_command_verify_prints_a_finding_that_replays(ports: str) -> None:
+    result = run("verify", f"{ports}:wrong", *QUICK)
+    line = next(part for part in result.output.splitlines() if "reproduce: " in part)
+    case = line.split("'")[1]
+    assert line.strip() == f"reproduce: refmoe repro '{case}' {ports}:wrong"
+    again = run("repro", case, f"{ports}:wrong")
+    assert again.exit_code == 1
+    assert again.output.startswith(f"WRONG moe[{ports}:wrong]  {case}")
+    assert run("repro", case, ports).exit_code == 0
+
+
+def test_command_verify_shows_the_first_verdict(ports: str) -> None:
+    result = run("verify", ports, *QUICK)
+    assert "first verdict: BIT_EQUAL  moe model=mixtral-8x7b T=4" in result.output
+    assert "declares nothing, taken as Numerics()" in result.output
+
+
+def test_command_verify_writes_the_certificate(ports: str, tmp_path: Path) -> None:
+    file = tmp_path / "certificate.json"
+    run("verify", ports, f"{ports}:wrong", *QUICK, "--json", str(file), "--seed", "5")
+    document = json.loads(file.read_text())
+    assert document["verdicts"] == {"BIT_EQUAL": 1, "WRONG": 1}
+    assert document["seed"] == 5
+    assert [port["name"] for port in document["ports"]] == [ports, f"{ports}:wrong"]
+    assert "seed=5" in document["cases"][0]["case"]
+
+
+USAGE = [
+    (["verify", "no_such_port"], "refmoe: port 'no_such_port': there is no module"),
+    (["verify", "json", *QUICK], "refmoe: port 'json' offers no op"),
+    (["verify", "PORT", "--op", "mo"], "refmoe: no op is called 'mo'"),
+    (["verify", "PORT", "--regime", "exakt"], "did you mean 'exact'?"),
+    (["verify", "PORT", "--model", "gpt-oss"], "refmoe: unknown model 'gpt-oss'"),
+    (["verify", "PORT", "--cases", "0"], "greater than or equal to 1"),
+    (["repro", "moe T=1", "PORT"], "refmoe: case: H is missing"),
+    (["repro", "moe model=mixtral-8x7b T=1", "PORT"], "lift the bound (--large)"),
+    (["bench"], "say what to measure: --oracle"),
+    (["verfy"], "No such command 'verfy'"),
+]
+
+
+@pytest.mark.parametrize("arguments, text", USAGE, ids=[" ".join(a) for a, _ in USAGE])
+def test_command_usage_errors_exit_with_2(
+    ports: str, arguments: list[str], text: str
+) -> None:
+    result = run(*(ports if word == "PORT" else word for word in arguments))
+    assert result.exit_code == 2
+    assert text in result.output
+    assert "Traceback" not in result.output
+
+
+def test_command_names_lists_what_cases_can_name() -> None:
+    result = run("names")
+    assert result.exit_code == 0
+    assert (
+        "route(logits: float[T, E], params, layer) -> ids: index[T, k]" in result.output
+    )
+    for name in ("regime exact", "gpt-oss-120b", "mxfp4"):
+        assert name in result.output
+
+
+def test_command_help_states_the_exit_status() -> None:
+    assert "Exit status: 0 clean; 1 WRONG, CRASHED or HUNG" in run("--help").output
+
+
+def test_module_runs_like_the_command(ports: str, tmp_path: Path) -> None:
+    """`python -m refmoe` finds a port in the current directory."""
+    root = Path(__file__).parents[2]
+    run_ = subprocess.run(
+        [sys.executable, "-m", "refmoe", "verify", ports, *QUICK],
+        cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert run_.returncode == 0, run_.stderr
+
+
+def test_package_import_brings_no_heavy_module() -> None:
+    """Catches rich, typer, numpy-heavy or hypothesis imports behind `import refmoe`."""
+    script = (
+        "import torch, sys; before = set(sys.modules); import refmoe, refmoe.cli;"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before};"
+        "print(sorted(new & {'rich', 'typer', 'click', 'hypothesis', 'transformers'}))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=root, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"
+
+
+def test_package_refuses_a_foreign_oracle(tmp_path: Path) -> None:
+    """Catches another distribution's `oracle` shadowing the specification."""
+    root = Path(__file__).parents[2]
+    foreign = tmp_path / "oracle"
+    for source in (root / "oracle").rglob("*.py"):
+        copy = foreign / source.relative_to(root / "oracle")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(source.read_text())
+    done = subprocess.run(
+        [sys.executable, "-c", "import refmoe"],
+        capture_output=True, text=True, cwd=tmp_path,
+        env={"PYTHONPATH": f"{tmp_path}:{root}"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "remove or rename the other one" in done.stderr
