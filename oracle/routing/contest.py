@@ -115,19 +115,24 @@ class Contest:
 
         Shapes: chosen: bool[T, N], `places` a row -> bool[T]
 
-        Everyone chosen must be able to be ahead of everyone else. Where twins are cut
-        (some chosen, some not) their common key is the very threshold, so all cut
-        entrants tie and the tie rule must hold across them.
+        The highest keys of those chosen (at least `top`) must not lie below the lowest
+        keys of the others (at most `bottom`). Where the two meet, the entrants that
+        reach them tie. Where twins are cut (some chosen, some not) their common key is
+        the threshold between both, so that all cut entrants tie. The tie rule must hold
+        across all that tie.
         """
-        best, worst = self.standings
-        behind = 2 * best.shape[1]
-        last_in = torch.where(chosen, best, -1).amax(dim=1)
-        first_out = torch.where(chosen, behind, worst).amin(dim=1)
-        cut = self._cut(chosen)
-        rank = self._rank.expand_as(best)
-        last_cut = torch.where(cut & chosen, rank, -1).amax(dim=1)
-        first_cut = torch.where(cut & ~chosen, rank, behind).amin(dim=1)
-        return (last_in < first_out) & (last_cut < first_cut)
+        low, high = sortable(self.low), sortable(self.high)
+        most, least = torch.iinfo(torch.int64).max, torch.iinfo(torch.int64).min
+        top = torch.where(chosen, high, most).amin(dim=1, keepdim=True)
+        bottom = torch.where(chosen, least, low).amax(dim=1, keepdim=True)
+        if self.ties == "any":
+            return (top >= bottom)[:, 0]
+        ends = torch.where(chosen, high, low)
+        tied = self._cut(chosen) | ((top == bottom) & (ends == top))
+        rank = self._rank.expand_as(low)
+        last = torch.where(tied & chosen, rank, -1).amax(dim=1)
+        first = torch.where(tied & ~chosen, rank, low.shape[1]).amin(dim=1)
+        return (top >= bottom)[:, 0] & (last < first)
 
     @cached_property
     def certain(self) -> torch.Tensor:

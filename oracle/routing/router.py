@@ -10,7 +10,8 @@ from oracle.numerics import Numerics
 from oracle.params import Params
 from oracle.routing.admissible import Admissible
 from oracle.routing.checks import check, look_up
-from oracle.routing.scores import Arithmetic, transformed
+from oracle.routing.logits import transformed
+from oracle.routing.scores import Arithmetic
 from oracle.routing.selection import compares_logits, select
 from oracle.routing.weights import Weigher, check_range
 from oracle.spec import Layer
@@ -105,8 +106,7 @@ def route(
     if routing.method == "hash":
         admissible = Admissible(look_up(layer, params, token_ids))
     else:
-        choices = moved.map(lambda tensor: tensor[:, : layer.routed_choices])
-        admissible = select(choices, bias, layer, numerics)
+        admissible = select(logits[:, : layer.routed_choices], bias, layer, numerics)
     weigher = Weigher(moved, scores, layer, params, numerics)
     weights, shared = weigher.weigh(admissible.ids)
     return Routed(admissible.ids, weights, scores, admissible, shared, weigher)

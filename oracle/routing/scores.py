@@ -12,7 +12,6 @@ from oracle import bounds
 from oracle.bounds.rounding import flushes
 from oracle.formats import round_to
 from oracle.numerics import Numerics
-from oracle.spec import Routing
 from oracle.trace import Tap
 
 #: Past this l, log(1 + e^l) is l to float64's last bit.
@@ -51,11 +50,7 @@ class Arithmetic:
 
     @cached_property
     def unsettled(self) -> Arithmetic:
-        """The same without results that every evaluation in its type has exactly.
-
-        Selection keys need this: 1 - 2^-30 and 1 are one sigmoid in fp32, but a router
-        may as well compare the logits, which sigmoid and softmax do not reorder.
-        """
+        """The same without results that every evaluation in its type has exactly."""
         functions = ("exp", "sigmoid", "tanh", "log", "sqrt", "divide")
         return Arithmetic(
             self.numerics.but(
@@ -88,6 +83,14 @@ class Arithmetic:
 
     def multiply(self, a: Tap, b: Tap) -> Tap:
         return bounds.multiply(a, b, self.type, self.numerics)
+
+    def summed(self, tap: Tap, type: str) -> Tap:
+        """A sum of keys: rounded to fp32 or fp64; to 16 bits, where a register may not.
+
+        The declared rounding keeps ties of large biases exact.
+        """
+        step = bounds.rounded if type in ("fp32", "fp64") else bounds.inexact
+        return step(tap, type, self.numerics)
 
     def divide(self, a: Tap, b: Tap) -> Tap:
         """a / b, or a * (1 / b) with one more rounding; 0 / b is 0 without error."""
@@ -133,15 +136,16 @@ class Arithmetic:
             spread = spread + own * (math.log(value.shape[-1]) + top.abs())
         if logits.worst is not None:
             spread = spread + logits.worst
-        known = value.isinf() | top.isinf()
-        argument = Tap(value - top, spread.masked_fill(known, 0.0))
+        finite = value.isfinite() & top.isfinite()
+        argument = Tap(value - top, spread.masked_fill(~finite, 0.0))
         return _exact_at_infinity(self._exp(argument), logits)
 
     def total(self, terms: Tap) -> Tap:
         """The sum [T, 1] of exponentials over the last axis, in any order.
 
         Partial sums with maxima of their own are rescaled where they meet in a tree: a
-        product with an exponential on every level.
+        product with an exponential on every level, itself exact where all terms are
+        exactly 0 or 1.
         """
         total = bounds.total(terms, -1, self.internal, self.numerics)
         levels = (terms.value.shape[-1] - 1).bit_length()
@@ -149,7 +153,11 @@ class Arithmetic:
             levels * math.log1p(self.numerics.exp.relative + self.unit)
         )
         worst = (total.value * (rescaling + 2.0**-50)).nan_to_num(0.0)
-        total = with_radius(total, (worst + radius(total)) * (1 + rescaling))
+        widened = (worst + radius(total)) * (1 + rescaling)
+        plain = ((terms.value == 0) | (terms.value == 1)) & (radius(terms) == 0)
+        total = with_radius(
+            total, torch.where(plain.all(dim=-1), radius(total), widened)
+        )
         return total.map(lambda tensor: tensor[..., None])
 
     def softplus(self, logits: Tap) -> Tap:
@@ -188,61 +196,8 @@ class Arithmetic:
 
     def _base_two(self, tap: Tap) -> Tap:
         """The argument of an exponential that may be taken to base 2: two roundings."""
-        spread = (2 * self.unit * tap.value.abs()).masked_fill(tap.value.isinf(), 0.0)
-        return with_radius(tap, spread + radius(tap))
-
-
-def transformed(
-    logits: torch.Tensor,
-    routing: Routing,
-    bias: torch.Tensor | None,
-    arithmetic: Arithmetic,
-) -> Tap:
-    """The logits after scale, softcap and a logits bias, f64[T, columns]."""
-    numerics = arithmetic.numerics
-    tap = bounds.rounded(bounds.exactly(logits), numerics.logits, numerics)
-    if numerics.subnormals == "flush":
-        size = tap.value.abs()
-        tap = with_radius(tap, torch.where(size < 2.0**-126, size, 0.0))
-    if routing.logits_scale != 1.0:
-        tap = arithmetic.multiply(tap, arithmetic.constant(routing.logits_scale, tap))
-    if routing.softcap is not None:
-        inner = arithmetic.multiply(
-            tap, arithmetic.constant(1.0 / routing.softcap, tap)
-        )
-        capped = arithmetic.tanh(inner)
-        tap = arithmetic.multiply(capped, arithmetic.constant(routing.softcap, tap))
-    if bias is not None and routing.bias == "logits":
-        # It belongs to the linear layer that made the logits: one type for both.
-        tap = plus_bias(tap, bias, arithmetic.type, numerics)
-    return tap
-
-
-def plus_bias(tap: Tap, bias: torch.Tensor, type: str, numerics: Numerics) -> Tap:
-    """tap + bias, rounded once to `type`.
-
-    A bias shorter than the rows leaves the last columns (shared experts) alone.
-    """
-    own = bias.to(tap.value.device, torch.float64)
-    missing = tap.value.shape[-1] - len(own)
-    if missing:
-        own = torch.cat([own, own.new_zeros(missing)])
-    total = bounds.add(tap, bounds.exactly(own), "none", numerics)
-    return bounds.rounded(total, type, numerics)
-
-
-def wider(type: str, dtype: torch.dtype) -> str:
-    """The type a sum of `type` and a tensor of `dtype` is added in.
-
-    >>> wider("bf16", torch.float32), wider("bf16", torch.float16)
-    ('fp32', 'fp32')
-    """
-    other = {torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}.get(
-        dtype, "fp32"
-    )
-    if type == other:
-        return type
-    return "fp64" if "fp64" in (type, other) else "fp32"
+        spread = 2 * self.unit * tap.value.abs() + radius(tap)
+        return with_radius(tap, spread.masked_fill(~tap.value.isfinite(), 0.0))
 
 
 def with_radius(tap: Tap, worst: torch.Tensor) -> Tap:

@@ -8,25 +8,33 @@ from oracle import bounds
 from oracle.numerics import Numerics
 from oracle.routing.admissible import Admissible
 from oracle.routing.contest import Contest
+from oracle.routing.logits import plus_bias, transformed, wider
 from oracle.routing.order import descending, first_equal, sortable
-from oracle.routing.scores import Arithmetic, plus_bias, radius, wider, with_radius
+from oracle.routing.scores import Arithmetic, radius, with_radius
 from oracle.spec import Layer, Routing
 from oracle.trace import Tap
 
 
 def select(
-    logits: Tap, bias: torch.Tensor | None, layer: Layer, numerics: Numerics
+    logits: torch.Tensor, bias: torch.Tensor | None, layer: Layer, numerics: Numerics
 ) -> Admissible:
     """The top-k of the keys and every other selection within their radius.
 
-    Shapes: logits [T, N], the columns that can be chosen; bias f[N] or None
+    Shapes: logits f[T, N], the columns that can be chosen; bias f[N] or None
+
+    Keys know no results that are exact in one type only: 1 - 2^-30 and 1 are one
+    sigmoid in fp32, but a router may as well compare the logits, which sigmoid, softmax
+    and softcap do not reorder.
     """
-    routing, arithmetic = layer.routing, Arithmetic(numerics)
-    key = _keys(logits, bias, routing, arithmetic)
-    labels = first_equal(sortable(logits.value))
+    routing, arithmetic = layer.routing, Arithmetic(numerics).unsettled
+    given = bounds.rounded(bounds.exactly(logits), numerics.logits, numerics).value
+    labels = first_equal(sortable(given))
     if bias is not None:
-        own = sortable(bias.to(logits.value.device, torch.float64))
+        own = sortable(bias.to(logits.device, torch.float64))
         labels = labels * len(own) + first_equal(own[None])
+    key = _keys(
+        transformed(logits, routing, bias, arithmetic), bias, routing, arithmetic
+    )
     experts = Contest.of(key.value, radius(key), labels, layer.top_k, numerics.ties)
     if routing.groups == routing.top_groups:
         return Admissible(experts.winners, experts)
@@ -46,14 +54,13 @@ def _keys(
     if compares_logits(routing):
         key = logits
     elif _scale_free(routing, arithmetic):
-        unsettled = arithmetic.unsettled
-        terms = unsettled.exponentials(logits)
-        key = unsettled.divide(terms, Tap(unsettled.total(terms).value))
+        terms = arithmetic.exponentials(logits)
+        key = arithmetic.divide(terms, Tap(arithmetic.total(terms).value))
     else:
-        key = arithmetic.point(arithmetic.unsettled.score(logits, routing.score))
+        key = arithmetic.point(arithmetic.score(logits, routing.score))
     if bias is not None and routing.bias == "selection":
         type = wider(arithmetic.type, bias.dtype)
-        key = plus_bias(key, bias, type, arithmetic.numerics)
+        key = plus_bias(key, bias, type, arithmetic)
     return key
 
 
@@ -106,10 +113,10 @@ def _groups(
             own = arithmetic.unit * score.value.abs() + 2.0**-149
             score = with_radius(score, radius(score) + own)
         else:
-            own_type = arithmetic.type
-            if bias is not None:
-                own_type = wider(own_type, bias.dtype)
-            score = bounds.rounded(score, own_type, arithmetic.numerics)
+            type = (
+                arithmetic.type if bias is None else wider(arithmetic.type, bias.dtype)
+            )
+            score = arithmetic.summed(score, type)
     labels = _group_labels(value, low, high, twins, picks)
     return Contest.of(
         score.value, radius(score), labels, routing.top_groups, experts.ties
