@@ -19,6 +19,7 @@ def instances() -> dict[str, tuple[str, ...]]:
         "grouped.cu": _grouped(),
         "permute.cu": _permute(),
         "combine.cu": _combine(),
+        "activation.cu": _activation(),
     }
 
 
@@ -116,3 +117,19 @@ def _combine() -> tuple[str, ...]:
     return tuple(
         f"combine_rows<{t}, fp32, {t}, i64, {n}>" for t in _TYPES for n in (1, _WIDE[t])
     )
+
+
+def _activation() -> tuple[str, ...]:
+    curves = (
+        "kSwiglu", "kGegluTanh", "kGegluErf", "kSoftcap", "kSilu", "kGeluErf", "kRelu2",
+        "kIdentity",
+    )  # fmt: skip
+    formats = ("e4m3, kNearestEven, kPower", "e4m3, kNearestEven, kDivided")
+    return (
+        *(f"activate_rows<bf16, bf16, {c}, {n}, i64>" for c in curves for n in (1, 8)),
+        *(f"activate_rows<{t}, {t}, kSwiglu, {n}, i64>"
+          for t in ("fp16", "fp32") for n in (1, _WIDE[t])),
+        "activate_rows<fp32, bf16, kSwiglu, 4, i64>",
+        *(f"activate_quantize<{t}, bf16, kSwiglu, element::{f}, i64>"
+          for t in ("bf16", "fp32") for f in formats),
+    )  # fmt: skip

@@ -1,0 +1,119 @@
+// Gate and up to the intermediate, rounded once, or quantised on the way out.
+#include "blocks.cuh"
+#include "functions.cuh"
+
+enum Curve { kSwiglu, kGegluTanh, kGegluErf, kSoftcap, kSilu, kGeluErf, kRelu2, kIdentity };
+
+// Constants of the activation; per-expert tensors f32[E] override alpha, beta and limit.
+struct Parameters {
+  const float* alphas;
+  const float* betas;
+  const float* limits;
+  float alpha, beta, limit;  // a limit of 0 is off
+  float gate_cap, up_cap;
+  i32 clamp_after;
+};
+
+__device__ __forceinline__ float gelu_tanh(float g) {
+  const float cube = __fmul_rn(__fmul_rn(g, g), __fmul_rn(g, 0.044715f));
+  const float inner = __fmul_rn(__fadd_rn(g, cube), 0.797884560802865356f);  // sqrt(2 / pi)
+  return __fmul_rn(__fmul_rn(g, 0.5f), __fadd_rn(tanhf(inner), 1.0f));
+}
+__device__ __forceinline__ float gelu_erf(float g) {
+  const float curve = erff(__fmul_rn(g, 0.707106781186547524f));  // sqrt(1 / 2)
+  return __fmul_rn(__fmul_rn(g, 0.5f), __fadd_rn(curve, 1.0f));
+}
+__device__ __forceinline__ float capped(float x, float cap) {
+  return __fmul_rn(tanhf(__fdiv_rn(x, cap)), cap);
+}
+
+// One value of the intermediate; every operation is one of fp32, NaN goes through.
+// clamp_after = 0: g' = min(g, L), u' = clamp(u, -L, L), curve(g') (u' + beta);
+// clamp_after = 1: min(curve(g), L) (u' + beta). curve of swiglu: g sigmoid(alpha g).
+template <Curve C>
+__device__ __forceinline__ float activated(float g, float u, const Parameters& p) {
+  if (C == kIdentity) return u;
+  if (C == kRelu2) {
+    const float positive = at_least(u, 0.0f);
+    return __fmul_rn(positive, positive);
+  }
+  if (C == kSilu) return __fmul_rn(u, sigmoid(u));
+  if (C == kGeluErf) return gelu_erf(u);
+  if (C == kSoftcap)
+    return __fmul_rn(__fmul_rn(capped(g, p.gate_cap), sigmoid(g)), capped(u, p.up_cap));
+  const float top = p.limit > 0.0f ? p.limit : infinity();
+  u = __fadd_rn(at_least(at_most(u, top), -top), p.beta);
+  if (!p.clamp_after) g = at_most(g, top);
+  float curve;
+  if (C == kGegluTanh) curve = gelu_tanh(g);
+  else if (C == kGegluErf) curve = gelu_erf(g);
+  else curve = __fmul_rn(g, sigmoid(__fmul_rn(g, p.alpha)));
+  if (p.clamp_after) curve = at_most(curve, top);
+  return __fmul_rn(curve, u);
+}
+
+// N values of one row, times the row's weight where the layer weights the intermediate.
+template <class In, Curve C, int N>
+__device__ __forceinline__ void activate_values(const In* gate_up, i64 row, i64 column, i64 width,
+                                                Parameters p, i64 expert, const float* weights,
+                                                float (&values)[N]) {
+  constexpr bool kGated = C <= kSoftcap;
+  if (p.alphas) p.alpha = p.alphas[expert];
+  if (p.betas) p.beta = p.betas[expert];
+  if (p.limits) p.limit = p.limits[expert];
+  const In* from = gate_up + row * width * (kGated ? 2 : 1) + column;
+  Vector<In, N> gate{};
+  if (kGated) gate = load<In, N>(from);
+  const Vector<In, N> up = load<In, N>(kGated ? from + width : from);
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    values[i] = activated<C>(to_float(gate.at[i]), to_float(up.at[i]), p);
+    if (weights) values[i] = __fmul_rn(values[i], weights[row]);
+  }
+}
+
+// intermediate[row, column] of gate_up [rows, 2 width], gate first, or [rows, width] ungated.
+// N values a thread; N = 1 is the naive kernel. Grid: (rows, ceil(width / (128 * N))), block 128.
+// Rounding: every operation to fp32, the result to Out.
+template <class In, class Out, Curve C, int N, class Id>
+__global__ void __launch_bounds__(128)
+activate_rows(const In* gate_up, const Id* experts, const float* weights, Out* intermediate,
+              const __grid_constant__ Parameters parameters, i64 width) {
+  const i64 row = blockIdx.x, column = (i64(blockIdx.y) * 128 + threadIdx.x) * N;
+  if (column >= width) return;
+  float values[N];
+  activate_values<In, C, N>(gate_up, row, column, width, parameters, experts ? experts[row] : 0,
+                            weights, values);
+  Vector<Out, N> made;
+#pragma unroll
+  for (int i = 0; i < N; ++i) made.at[i] = from_float<Out>(values[i]);
+  store<Out, N>(intermediate + row * width + column, made);
+}
+
+// The same, quantised in blocks of one row: a block lies on columns / 8 neighbouring lanes.
+// Grid: (rows, ceil(width / 1024)), block 128. Rounding: the intermediate to Mid, then scales.cuh.
+template <class In, class Mid, Curve C, class Element, Rounding R, Kind K, class Id>
+__global__ void __launch_bounds__(128)
+activate_quantize(const In* gate_up, const Id* experts, const float* weights, u8* codes,
+                  void* scales, const __grid_constant__ Parameters parameters,
+                  const __grid_constant__ Format format, i64 width) {
+  constexpr int N = 8;
+  const i64 row = blockIdx.x, column = (i64(blockIdx.y) * 128 + threadIdx.x) * N;
+  const bool inside = column < width;
+  float values[N] = {};
+  if (inside) {
+    activate_values<In, C, N>(gate_up, row, column, width, parameters,
+                              experts ? experts[row] : 0, weights, values);
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] = to_float(from_float<Mid>(values[i]));
+  }
+  u32 stored;
+  const int shift = 31 - __clz(format.columns / N);
+  const Vector<u8, N> made =
+      quantize_lanes<Element, R, K>(values, 1 << shift, format, Whole{1.0f, 1.0f}, stored);
+  if (!inside) return;
+  store<u8, N>(codes + row * width + column, made);
+  if (threadIdx.x % (1 << shift) == 0)
+    put_scale(scales, row * (width / format.columns) + column / format.columns, stored,
+              format.scale_type);
+}

@@ -1,0 +1,177 @@
+"""The activation between the GEMMs, plain or quantised on the way out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from oracle.blocks import preset
+from oracle.params import Blocks, Params
+from oracle.spec import Activation, BlockFormat, Layer
+from refmoe.kernels.launch import Kernel, aligned, blocks_for, check
+from refmoe.kernels.launchers.formats import (
+    ROUNDINGS,
+    TYPES,
+    Geometry,
+    Struct,
+    code_dtype,
+    format_struct,
+    kind,
+    scale_dtype,
+)
+from refmoe.kernels.launchers.permute import IDS
+
+_FILE, _THREADS = "activation.cu", 128
+#: The enumerators of Curve, in the order of ActivationKind.
+CURVES = {
+    "swiglu": "kSwiglu", "geglu_tanh": "kGegluTanh", "geglu_erf": "kGegluErf",
+    "softcap": "kSoftcap", "silu": "kSilu", "gelu_erf": "kGeluErf", "relu2": "kRelu2",
+    "identity": "kIdentity",
+}  # fmt: skip
+#: struct Parameters of activation.cu.
+_PARAMETERS = np.dtype(
+    [(name, "u8") for name in ("alphas", "betas", "limits")]
+    + [(name, "f4") for name in ("alpha", "beta", "limit", "gate_cap", "up_cap")]
+    + [("clamp_after", "i4")]
+)
+
+
+def activate(
+    gate_up: torch.Tensor,
+    params: Params,
+    layer: Layer,
+    expert: torch.Tensor | None,
+    *,
+    activation: Activation | None = None,
+    weights: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    naive: bool = False,
+) -> torch.Tensor:
+    """The intermediate [R, I] of gate_up [R, 2I], gate first ([R, I] where ungated).
+
+    Shapes: gate_up: bf16, fp16 or fp32; expert: i32 or i64 [R], the local expert of
+    each row, read where `params` holds alpha, beta or limit; weights: f32[R], multiplied
+    in where the layer weights the intermediate
+
+    Every operation is one of fp32, the result is rounded to `dtype` (gate_up's where
+    None). `activation` stands in for the layer's (a shared expert's own).
+
+    Raises TypeError and ValueError for tensors that do not fit.
+    """
+    call = _Call.of(gate_up, params, layer, expert, activation, weights)
+    dtype = gate_up.dtype if dtype is None else dtype
+    if dtype not in TYPES:
+        raise TypeError(f"activate: dtype={dtype}; take float32, bfloat16 or float16")
+    shape = (len(gate_up), call.width)
+    out = torch.empty(shape, dtype=dtype, device=gate_up.device)
+    vector = 16 // max(gate_up.element_size(), out.element_size())
+    if naive or call.width % vector or not aligned(16, gate_up):
+        vector = 1
+    names = (TYPES[gate_up.dtype], TYPES[dtype], call.curve, vector, call.index)
+    Kernel(_FILE, f"activate_rows<{', '.join(map(str, names))}>")(
+        (len(gate_up), blocks_for(call.width, _THREADS * vector)), _THREADS, gate_up,
+        expert, weights, out, call.struct, call.width, device=gate_up.device,
+    )  # fmt: skip
+    return out
+
+
+def activate_quantize(
+    gate_up: torch.Tensor,
+    params: Params,
+    layer: Layer,
+    expert: torch.Tensor | None,
+    format: BlockFormat | str,
+    *,
+    weights: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Blocks:
+    """`quantize(activate(...))` in one pass: the intermediate never leaves the chip.
+
+    Shapes: as `activate` -> codes [R, I], scales [R, I / block]
+
+    The intermediate is rounded to `dtype` before it is quantised, so that the bytes are
+    those of the two calls.
+
+    Raises ValueError for formats whose blocks are not 8 to 256 columns of one row, a
+    power of two that divides I, and for formats with a global scale.
+    """
+    format = preset(format) if isinstance(format, str) else format
+    call = _Call.of(gate_up, params, layer, expert, None, weights)
+    rows, width = len(gate_up), call.width
+    grid = Geometry.of("activate_quantize", torch.Size((rows, width)), format)
+    lanes = grid.block_columns // 8
+    fits = grid.block_columns % 8 == 0 and 1 <= lanes <= 32 and not lanes & (lanes - 1)
+    if format.block[0] != 1 or format.global_scale or not fits or width % (8 * lanes):
+        raise ValueError(
+            f"activate_quantize: blocks of {format.name} are {format.block} over "
+            f"{width} columns; take one row of 8 to 256 columns, a power of two that "
+            "divides them, or activate and quantise apart"
+        )
+    if not aligned(16, gate_up):
+        raise ValueError(
+            "activate_quantize: gate_up must start at a multiple of 16 bytes"
+        )
+    device = gate_up.device
+    codes = torch.empty((rows, width), dtype=code_dtype(format), device=device)
+    scales = torch.empty((rows, grid.across), dtype=scale_dtype(format), device=device)
+    names = (
+        TYPES[gate_up.dtype], TYPES[dtype], call.curve, f"element::{format.element}",
+        ROUNDINGS[format.rounding], kind(format), call.index,
+    )  # fmt: skip
+    Kernel(_FILE, f"activate_quantize<{', '.join(names)}>")(
+        (rows, blocks_for(width, 8 * _THREADS)), _THREADS, gate_up, expert, weights,
+        codes, scales, call.struct, format_struct(format, 1, grid.block_columns), width,
+        device=device,
+    )  # fmt: skip
+    return Blocks(codes, scales, format)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What both launchers work out from their arguments."""
+
+    width: int
+    curve: str
+    index: str
+    struct: Struct
+
+    @classmethod
+    def of(
+        cls, gate_up: torch.Tensor, params: Params, layer: Layer,
+        expert: torch.Tensor | None, activation: Activation | None,
+        weights: torch.Tensor | None,
+    ) -> _Call:  # fmt: skip
+        check("activate", "gate_up", gate_up, tuple(TYPES), (None, None))
+        rows, columns = gate_up.shape
+        device = gate_up.device
+        own = activation is None
+        activation = layer.activation if activation is None else activation
+        if activation.gated and columns % 2:
+            raise ValueError(
+                f"activate: {columns} columns cannot hold a gate and an up half; "
+                "give 2I"
+            )
+        tensors = [params.alpha, params.beta, params.limit] if own else [None] * 3
+        for name, tensor in zip(("alpha", "beta", "limit"), tensors, strict=True):
+            if tensor is not None:
+                check("activate", name, tensor, (torch.float32,), (None,), device)
+        if expert is not None:
+            check("activate", "expert", expert, tuple(IDS), (rows,), device)
+        elif any(tensor is not None for tensor in tensors):
+            raise ValueError(
+                "activate: params has alpha, beta or limit per expert; give expert, "
+                "that of each row"
+            )
+        if weights is not None:
+            check("activate", "weights", weights, (torch.float32,), (rows,), device)
+        pointers = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+        values = (
+            *pointers, activation.alpha, activation.beta, activation.limit or 0.0,
+            activation.gate_cap, activation.up_cap, int(activation.clamp == "after"),
+        )  # fmt: skip
+        width = columns // 2 if activation.gated else columns
+        index = "i64" if expert is None else IDS[expert.dtype]
+        struct = np.array([values], _PARAMETERS)
+        return cls(width, CURVES[activation.kind], index, struct)
