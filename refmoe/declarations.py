@@ -17,6 +17,8 @@ _READ: dict[str, tuple[str, ...]] = {
     "activate": _ACTIVATE,
     "combine": _COMBINE,
     "experts": _EXPERTS,
+    "omni_route_backward": ("combine",),
+    "omni_experts": _EXPERTS,
     "moe": (*_ROUTE, *_EXPERTS, "shared"),
 }
 #: Rounding points that are tried one by one, the likeliest to be misjudged first.

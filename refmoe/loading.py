@@ -74,9 +74,7 @@ def port_of(value: Any, name: str | None = None) -> Port:
     _reject_misspelt(name, value, found)
     ops = {op: found[op] for op in OPS if op in found}
     if not ops:
-        raise ValueError(
-            f"port {name!r} offers no op; define at least one of {', '.join(OPS)}"
-        )
+        raise ValueError(f"port {name!r} offers no op; {_hint(value)}")
     for op, function in ops.items():
         if not callable(function):
             raise TypeError(f"port {name!r}: {op}={function!r} is not callable")
@@ -152,6 +150,15 @@ def _reject_misspelt(name: str, value: Any, found: Mapping[str, Any]) -> None:
                 f"port {name!r}: {key!r} is no op and no attribute of a port; did you "
                 f"mean {close[0]!r}? A helper's name begins with an underscore"
             )
+
+
+def _hint(value: Any) -> str:
+    """What to define, or which public name was perhaps meant as an op."""
+    for key in _public(value):
+        close = get_close_matches(key, OPS, n=1, cutoff=0.7)
+        if close and not _imported(value, key):
+            return f"did you mean {close[0]!r} by {key!r}?"
+    return f"define at least one of {', '.join(OPS)}"
 
 
 def _meant(item: Any, name: str) -> bool:

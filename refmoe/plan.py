@@ -82,7 +82,11 @@ def cases(cell: Cell, count: int, seed: int = 0) -> Iterator[Case]:
         else:
             k = (1, 2, 4, 6, 8)[number % 5]
             factor = _EXPERTS[number % len(_EXPERTS)]
-            yield _needed(case.but(E=factor * k + number % 2, k=k))
+            experts = factor * k + number % 2
+            if cell.op.startswith("omni"):
+                # Product keys address a square.
+                experts = (math.isqrt(experts - 1) + 1) ** 2
+            yield _needed(case.but(E=experts, k=k))
 
 
 def _needed(case: Case) -> Case:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from oracle.numerics import PRESETS, Numerics
+from oracle.omni import side
 from oracle.params import Blocks, Params
 from oracle.permutation import permute
 from oracle.spec import BlockFormat, Layer
@@ -202,6 +203,34 @@ def _combine(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
     }
 
 
+def _omni_route(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
+    n, dtype = side(source.layer.experts), source.layer.dtype
+    return {
+        name: plain(rule.tokens(source, name, source.case.T, n), dtype)
+        for name in ("logits_x", "logits_y")
+    }
+
+
+def _omni_backward(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
+    layer = source.layer
+    values = rule.tokens(source, "d_scores", source.case.T, layer.top_k)
+    return {
+        "d_scores": plain(values, layer.dtype),
+        "ids": source.ids,
+        "n": side(layer.experts),
+    }
+
+
+def _omni_experts(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
+    layer = source.layer
+    shape = (layer.experts, layer.hidden)
+    return {
+        **_experts(source, rule, params),
+        "up": rule.weight(source, "up", shape, layer.dtype),
+        "down": rule.weight(source, "down", shape, layer.dtype),
+    }
+
+
 _INPUTS: dict[str, Callable[[Source, Regime, Params], dict[str, Any]]] = {
     "route": lambda source, rule, params: _logits(source, rule),
     "quantize": lambda source, rule, params: {
@@ -217,4 +246,7 @@ _INPUTS: dict[str, Callable[[Source, Regime, Params], dict[str, Any]]] = {
     "moe": lambda source, rule, params: {
         "x": _x(source, rule), **_logits(source, rule)
     },
+    "omni_route": _omni_route,
+    "omni_route_backward": _omni_backward,
+    "omni_experts": _omni_experts,
 }  # fmt: skip

@@ -2,7 +2,8 @@
 
 A port is any module, object or function that offers some of the ops below. This table
 is the only place that says what an op takes and returns. Symbols: T tokens, H hidden,
-I intermediate, E experts, k top_k, R rows (slots that have an expert), N x K a weight.
+I intermediate, E experts (n * n of them for product keys), k top_k, R rows (slots that
+have an expert), N x K a weight.
 """
 
 from __future__ import annotations
@@ -160,16 +161,16 @@ OPS: dict[str, Op] = {
         Op(
             "omni_route",
             "product-key router: the top_k sums of one logit from each half",
-            _fields("logits_x float[T, n]", "logits_y float[T, n]", "top_k"),
-            _fields("scores float[T, k]", "ids index[T, k]"),
+            _fields("logits_x x[T, n]", "logits_y x[T, n]", "top_k"),
+            _fields("scores x[T, k]", "ids index[T, k]"),
             sizes=("E", "k"),
             layered=False,
         ),
         Op(
             "omni_route_backward",
             "gradients of the product-key router's scores",
-            _fields("d_scores float[T, k]", "ids index[T, k]", "n"),
-            _fields("d_x float[T, n]", "d_y float[T, n]"),
+            _fields("d_scores x[T, k]", "ids index[T, k]", "n"),
+            _fields("d_x out[T, n]", "d_y out[T, n]"),
             sizes=("E", "k"),
             layered=False,
         ),

@@ -11,6 +11,7 @@ from oracle import bounds, moe
 from oracle.activation import activate
 from oracle.blocks import dequantize, grouped_quantize, quantize
 from oracle.experts import combine, grouped_gemm
+from oracle.omni import omni_experts, omni_route, omni_route_backward
 from oracle.params import Blocks
 from oracle.permutation import Permutation, permute
 from oracle.routing import route
@@ -139,6 +140,29 @@ def _combine(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
     return {"routed": _output(problem, total)}
 
 
+def _omni_route(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+    inputs = problem.inputs
+    found = omni_route(inputs["logits_x"], inputs["logits_y"], problem.layer.top_k)
+    return {"scores": Tap(found.scores), "ids": Tap(found.ids)}
+
+
+def _omni_backward(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+    inputs = problem.inputs
+    d_x, d_y = omni_route_backward(
+        inputs["d_scores"], inputs["ids"], inputs["n"], problem.numerics
+    )
+    return {"d_x": d_x, "d_y": d_y}
+
+
+def _omni_experts(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+    inputs = problem.inputs
+    y = omni_experts(
+        inputs["x"], inputs["ids"], inputs["weights"], inputs["up"], inputs["down"],
+        problem.numerics,
+    )  # fmt: skip
+    return {"y": y}
+
+
 _TRACES: dict[str, Callable[[Problem, Rows, Rows], dict[str, Tap]]] = {
     "route": _route,
     "moe": _moe,
@@ -150,4 +174,7 @@ _TRACES: dict[str, Callable[[Problem, Rows, Rows], dict[str, Tap]]] = {
     "grouped_gemm": _grouped_gemm,
     "activate": _activate,
     "combine": _combine,
+    "omni_route": _omni_route,
+    "omni_route_backward": _omni_backward,
+    "omni_experts": _omni_experts,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,7 @@ def _sizes(problem: Problem) -> dict[str, int]:
         "T": problem.case.T, "H": layer.hidden, "I": layer.intermediate,
         "2I": layer.gate_up_rows, "E": layer.experts, "E + 1": layer.experts + 1,
         "k": layer.top_k, "N": layer.gate_up_rows, "K": layer.hidden,
+        "n": math.isqrt(layer.experts),
     }  # fmt: skip
     if problem.case.op == "permute":
         sizes["R"] = int((inputs["ids"] < layer.experts).sum())

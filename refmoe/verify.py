@@ -15,7 +15,7 @@ from refmoe.port import Port
 from refmoe.problem import build
 from refmoe.protocol import OPS
 from refmoe.runner import run
-from refmoe.verdict import Finding, Kind, Verdict
+from refmoe.verdict import Finding, Kind, Outcome, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +70,18 @@ class Verifier:
     open: dict[tuple[object, ...], dict[str, Numerics]] = field(default_factory=dict)
 
     def check(self, port: Port, case: Case, cell: Cell | None = None) -> Record:
-        """Run and judge one case.
-
-        Raises ValueError if the case cannot be built, TypeError if the port's
-        `declares` does not return a Layer and a Numerics.
-        """
+        """Run and judge one case; ValueError if it cannot be built."""
         start = time.perf_counter()
         cell = cell or Cell(case.op, case.model or case.format or "-", case.regime)
         problem = build(case)
-        layer, numerics = port.definition(problem.layer)
+        layer, numerics, outcome = problem.layer, port.numerics, None
+        try:
+            layer, numerics = port.definition(layer)
+        except Exception as error:
+            outcome = Outcome("crashed", log=f"{type(error).__name__}: {error}")
         problem = problem.but(numerics=numerics)
-        outcome = run(port, problem)
+        if outcome is None:
+            outcome = run(port, problem)
         key = (port.name, case.op, numerics, layer.activations, layer.dtype)
         known = self.open.get(key)
         if known is None:
@@ -131,10 +132,18 @@ def schedule(
 
 
 def _supported(port: Port, case: Case) -> Case:
-    if not OPS[case.op].layered or not port.unsupported(case):
+    if not OPS[case.op].layered or not _declines(port, case):
         return case
     other = plain(case)
-    return case if port.unsupported(other) else other
+    return case if _declines(port, other) else other
+
+
+def _declines(port: Port, case: Case) -> bool:
+    try:
+        return port.unsupported(case) is not None
+    except Exception:
+        # The runner meets it again, and reports it as a crash of the port.
+        return False
 
 
 def verify(

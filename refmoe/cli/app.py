@@ -52,14 +52,13 @@ def verify_command(
     quick: Annotated[bool, typer.Option("--quick", help="one case of each")] = False,
 ) -> None:
     """Judge ports: the table, each finding with its bits, the certificate."""
-    from refmoe.cli.commands import Choice, run_verify, usage
+    from refmoe.cli.commands import Choice, run_verify
 
     choice = Choice(
         tuple(op or ()), tuple(model or ()), tuple(regime or ()), tuple(format_ or ())
     )
-    with usage():
-        status = run_verify(ports or [], choice, 1 if quick else cases, seed, json)
-    raise typer.Exit(status)
+    count = 1 if quick else cases
+    raise typer.Exit(run_verify(ports or [], choice, count, seed, json))
 
 
 @app.command()
@@ -71,11 +70,9 @@ def repro(
     large: Large = False,
 ) -> None:
     """Run one case again and show every result."""
-    from refmoe.cli.commands import run_repro, usage
+    from refmoe.cli.commands import run_repro
 
-    with usage():
-        status = run_repro(case, ports or [], large)
-    raise typer.Exit(status)
+    raise typer.Exit(run_repro(case, ports or [], large))
 
 
 @app.command()

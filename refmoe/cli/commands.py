@@ -8,7 +8,7 @@ import pkgutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from refmoe.loading import load
 from refmoe.parse import LARGEST, parse
 from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, cells
 from refmoe.port import Port
+from refmoe.problem import build
 from refmoe.protocol import OPS
 from refmoe.protocol import op as op_called
 from refmoe.regimes import REGIMES
@@ -100,9 +101,10 @@ def run_verify(
     """`refmoe verify`; returns the exit status."""
     # The cases are small: sharing one among threads costs more than it saves.
     torch.set_num_threads(1)
-    choice = choice.checked()
     console = terminal.console_for()
-    ports = chosen_ports(names)
+    with usage():
+        choice = choice.checked()
+        ports = chosen_ports(names)
     grid = cells(choice.ops, choice.models, choice.formats, choice.regimes)
     total = len(list(schedule(ports, grid, count, seed)))
     terminal.header(console, ports, total)
@@ -115,15 +117,18 @@ def run_verify(
     terminal.summary(console, records, seconds)
     if out is not None:
         document = certificate(ports, records, seed=seed, seconds=seconds)
-        out.write_text(json.dumps(document, indent=1) + "\n")
+        with usage():
+            out.write_text(json.dumps(document, indent=1) + "\n")
     return status(records)
 
 
 def run_repro(line: str, names: Sequence[str], large: bool) -> int:
     """`refmoe repro`; returns the exit status."""
-    case = parse(line, largest=None if large else LARGEST)
     console = terminal.console_for()
-    ports = [port for port in chosen_ports(names) if names or case.op in port.ops]
+    with usage():
+        case = parse(line, largest=None if large else LARGEST)
+        build(case)
+        ports = [port for port in chosen_ports(names) if names or case.op in port.ops]
     verifier, records = Verifier(), []
     for port in ports:
         records.append(verifier.check(port, case))
@@ -150,7 +155,14 @@ def run_bench() -> None:
         if module.name.startswith("oracle_"):
             result = importlib.import_module(f"{bench.__name__}.{module.name}").run()
             for row in result if isinstance(result, list) else [result]:
-                console.print(row, highlight=False, soft_wrap=True)
+                words = "  ".join(
+                    f"{key} {_short(v)}" for key, v in asdict(row).items()
+                )
+                console.print(words, highlight=False, soft_wrap=True)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def run_names() -> None:

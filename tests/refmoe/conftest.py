@@ -96,6 +96,33 @@ class Honest:
     ) -> torch.Tensor:
         return self.gemm(x.float(), weights, offsets).to(x.dtype)
 
+    def omni_route(
+        self, logits_x: torch.Tensor, logits_y: torch.Tensor, top_k: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        sums = (logits_x.float()[:, :, None] + logits_y.float()[:, None]).flatten(1)
+        ids = self.choose(sums, top_k)
+        return sums.gather(1, ids).to(logits_x.dtype), ids
+
+    def omni_route_backward(
+        self, d_scores: torch.Tensor, ids: torch.Tensor, n: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        zeros = torch.zeros(len(ids), n)
+        d_x = zeros.scatter_add(1, ids // n, d_scores.float())
+        d_y = zeros.scatter_add(1, ids % n, d_scores.float())
+        return d_x.to(d_scores.dtype), d_y.to(d_scores.dtype)
+
+    def omni_experts(
+        self,
+        x: torch.Tensor,
+        ids: torch.Tensor,
+        weights: torch.Tensor,
+        up: torch.Tensor,
+        down: torch.Tensor,
+    ) -> torch.Tensor:
+        s = torch.einsum("th,tkh->tk", x.float(), up[ids].float())
+        a = (s * s.sigmoid() * weights).bfloat16().float()
+        return torch.einsum("tk,tkh->th", a, down[ids].float()).to(x.dtype)
+
     # ---- stages
 
     def score(self, logits: torch.Tensor, layer: Layer) -> torch.Tensor:

@@ -103,7 +103,7 @@ def test_case_parser_accepts_or_raises_value_error(line: str) -> None:
 
 REJECTED = [
     ("", "the line is empty"),
-    ("mow T=1", "no op is called 'mow'; did you mean 'moe'?"),
+    ("mo T=1", "no op is called 'mo'; did you mean 'moe'?"),
     (f"{LINE} T=9", "T is given twice"),
     (f"{LINE} routing.scale=2 routing.scale=2", "routing.scale is given twice"),
     (f"{LINE} top_k=9", "no key is called 'top_k'"),
@@ -127,7 +127,7 @@ REJECTED = [
     ("moe T=1 H=8 I=8 E=4 k=5", "top_k=5 exceeds the 4 experts"),
     ("moe T=1 H=8 I=8 E=4", "k is missing; moe needs H, I, E, k, or a model"),
     ("moe T=1 model=gpt-7 H=8", "gpt-7"),
-    (f"{LINE} seed={2**63}", "seed=9223372036854775808 is out of range"),
+    (f"permute E=2 k=1 seed={2**63}", "seed=9223372036854775808 is out of range"),
     ("moe T=1 H=8 I=8 E=4 k=2 shared.count=2", "shared.intermediate is missing"),
     (
         "moe T=1 H=65536 I=65536 E=64 k=1",

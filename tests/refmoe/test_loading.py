@@ -73,7 +73,14 @@ def test_port_functions_imported_from_elsewhere_are_not_taken_for_typing_errors(
 MISSPELT = [
     ({"mo": moe}, "'mo' is no op and no attribute of a port; did you mean 'moe'?"),
     ({"moe": moe, "numeric": 1}, "did you mean 'numerics'?"),
-    (module(grouped_gem=moe), "'grouped_gem' is no op"),
+    (
+        module(grouped_gem=moe),
+        "offers no op; did you mean 'grouped_gemm' by 'grouped_gem'?",
+    ),
+    (
+        module(moe=moe, combin=lambda down, rows, weights: down),
+        "'combin' is no op and no attribute of a port; did you mean 'combine'?",
+    ),
     (module(moe=moe, numeric=Numerics()), "did you mean 'numerics'?"),
     (module(moe=moe, suports=moe), "A helper's name begins with an underscore"),
     (SimpleNamespace(moe=moe, determinstic=True), "did you mean 'deterministic'?"),

@@ -13,8 +13,12 @@ import torch
 from oracle.numerics import Numerics
 from oracle.params import Blocks, Params
 from oracle.spec import Layer
+from refmoe.declarations import others
+from refmoe.judge import Judgement, judge
 from refmoe.loading import port_of
 from refmoe.parse import parse
+from refmoe.problem import build
+from refmoe.runner import run
 from refmoe.verdict import Kind
 from refmoe.verify import Record, Verifier
 
@@ -23,10 +27,10 @@ REGIMES = ("randn", "exact", "heavy")
 #: Layers like Mixtral, gpt-oss, DeepSeek-V3 and DeepSeek-V4.
 LAYERS = {
     "softmax": "T=17 H=64 I=32 E=8 k=2 routing.renormalize=sum",
-    "clamped": "T=9 H=96 I=160 E=9 k=4 weights=mxfp4 expert_bias=true "
+    "clamped": "T=9 H=96 I=64 E=9 k=4 weights=mxfp4 expert_bias=true "
     "routing.order=topk_then_score routing.bias=logits activation.alpha=1.702 "
     "activation.beta=1 activation.limit=7",
-    "grouped": "T=17 H=64 I=32 E=16 k=8 routing.score=sigmoid routing.bias=selection "
+    "grouped": "T=9 H=64 I=32 E=16 k=8 routing.score=sigmoid routing.bias=selection "
     "routing.groups=4 routing.top_groups=2 routing.group_score=top2 "
     "routing.renormalize=sum_plus_epsilon routing.epsilon=1e-20 routing.scale=2.5 "
     "shared.intermediate=64",
@@ -41,6 +45,9 @@ OPS = {
     "combine": "T=9 H=64 E=8 k=4 load=hot",
     "grouped_gemm": "T=9 H=96 I=64 E=6 k=3",
     "permute": "T=17 E=8 k=2 load=high",
+    "omni_route": "T=9 E=16 k=5",
+    "omni_route_backward": "T=9 E=16 k=5",
+    "omni_experts": "T=9 H=96 E=16 k=5",
 }
 LINES = [f"moe {words}" for words in LAYERS.values()] + [
     f"{op} {words}" for op, words in OPS.items()
@@ -286,6 +293,19 @@ def test_pipeline_deviation_is_what_is_declared_but_not_the_model(
     assert finding.first.tap == "intermediate"
 
 
+def test_pipeline_port_that_breaks_before_its_call_is_crashed(
+    honest: Callable[[], Honest],
+) -> None:
+    port = honest()
+    port.declares = lambda layer: layer.no_such_field
+    record = check(port, LINES[0])
+    assert record.kind is Kind.CRASHED
+    assert "no_such_field" in record.log
+    port = honest()
+    port.supports = lambda case: case.no_such_field
+    assert check(port, LINES[0]).kind is Kind.CRASHED
+
+
 def test_pipeline_ties_go_to_the_lowest_index_unless_declared(
     honest: Callable[[], Honest],
 ) -> None:
@@ -293,17 +313,22 @@ def test_pipeline_ties_go_to_the_lowest_index_unless_declared(
         order = torch.sort(key.flip(-1), stable=True, dim=-1, descending=True).indices
         return key.shape[-1] - 1 - order[:, :count]
 
-    line = "route T=9 E=8 k=2 regime=randn routing.logits_scale=0 seed=1"
+    problem = build(parse("route T=9 E=8 k=2"))
+    equal = torch.ones_like(problem.inputs["logits"])
+
+    def judged(port: Honest) -> Judgement:
+        tied = problem.but(inputs={"logits": equal}, numerics=port.numerics)
+        known = others("route", tied.layer, port.numerics)
+        return judge(tied, run(port_of(port), tied), others=known)
+
     port = honest()
-    score = type(port).score
-    port.score = lambda logits, layer: score(port, logits * 0, layer)
-    assert check(port, line).kind in (Kind.BIT_EQUAL, Kind.WITHIN)
+    assert judged(port).verdict.kind in (Kind.BIT_EQUAL, Kind.WITHIN)
     port.choose = highest
-    record = check(port, line)
-    assert record.kind is Kind.UNDECLARED
-    assert record.judgement.fitting[:2] == (
+    found = judged(port)
+    assert found.verdict.kind is Kind.UNDECLARED
+    assert found.fitting[:2] == (
         "numerics.but(ties='any')",
         "numerics.but(ties='highest')",
     )
     port.numerics = port.numerics.but(ties="highest")
-    assert check(port, line).kind in (Kind.BIT_EQUAL, Kind.WITHIN)
+    assert judged(port).verdict.kind in (Kind.BIT_EQUAL, Kind.WITHIN)
