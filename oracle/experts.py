@@ -102,6 +102,18 @@ def combine(
     return bounds.total(rows, 1, numerics.combine, numerics, order=order_known)
 
 
+def weighted_rows(x: Tap, weights: Tap, numerics: Numerics) -> Tap:
+    """A row w[t, j] x[t] for every slot.
+
+    Shapes: x [T, H]; weights [T, k]; the result [T * k, H]
+    """
+    choices = weights.value.shape[1]
+    rows = x.map(lambda tensor: tensor.repeat_interleave(choices, dim=0))
+    column = weights.map(lambda tensor: tensor.reshape(-1, 1))
+    rows = bounds.multiply(rows, column, "none", numerics)
+    return bounds.rounded(rows, numerics.weighted, numerics)
+
+
 def with_identity(
     down: Tap, permutation: Permutation, x: Tap, ids: torch.Tensor, experts: int
 ) -> tuple[Tap, Permutation]:

@@ -15,7 +15,7 @@ import torch
 
 from oracle import bounds
 from oracle.activation import activate
-from oracle.experts import combine, grouped_gemm, with_identity
+from oracle.experts import combine, grouped_gemm, weighted_rows, with_identity
 from oracle.formats import round_to
 from oracle.numerics import Numerics
 from oracle.operands import operand
@@ -192,10 +192,7 @@ class Stages:
                 columns = slice(None) if self.columns is None else self.columns
                 x = self.tokens.map(lambda t: t[:, columns])
                 if layer.weight_on != "output":
-                    x = x.map(lambda t: t.repeat_interleave(layer.top_k, dim=0))
-                    own = self.weights().map(lambda t: t.reshape(-1, 1))
-                    x = bounds.multiply(x, own, "none", numerics)
-                    x = bounds.rounded(x, numerics.weighted, numerics)
+                    x = weighted_rows(x, self.weights(), numerics)
                 down, permutation = with_identity(
                     down, permutation, x, self.ids(), layer.experts
                 )

@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
+from functools import lru_cache, partial
 
 from oracle.scalar.interval import Number
 
@@ -105,6 +105,7 @@ def _magnitude(format: Element, code: int) -> Fraction:
     return _quanta(format, code) * format.quantum
 
 
+@lru_cache(maxsize=1 << 12)
 def decode(code: int, name: str) -> Value:
     """The value of a code (int8, int4, mxint8: a signed number)."""
     format = element(name)
@@ -122,6 +123,7 @@ def decode(code: int, name: str) -> Value:
     return -value if value else -0.0
 
 
+@lru_cache
 def largest(name: str) -> Fraction:
     """The largest finite value."""
     format = element(name)

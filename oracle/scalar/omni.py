@@ -7,9 +7,11 @@ one neuron (u, v) with output silu(<x, u>) v.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 from oracle.scalar.activation import silu
+from oracle.scalar.elementary import sigmoid
 from oracle.scalar.elements import as_value, round_to
 from oracle.scalar.interval import Interval, Number, dot, exact, total
 
@@ -61,3 +63,51 @@ def experts(
     chosen = [(w, e) for w, e in zip(weights, ids, strict=True) if e >= 0]
     scaled = [(silu(dot(x, up[e])) * w, e) for w, e in chosen]
     return [total(a * down[e][c] for a, e in scaled) for c in range(len(x))]
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """Of one token: x [H], weights [k], and of the experts' rows, summed over slots."""
+
+    x: list[Interval]
+    weights: list[Interval]
+    up: list[list[Interval]]
+    down: list[list[Interval]]
+
+
+def experts_backward(
+    d_out: Sequence[Number],
+    x: Sequence[Number],
+    ids: Sequence[int],
+    weights: Sequence[Number],
+    up: Sequence[Sequence[Number]],
+    down: Sequence[Sequence[Number]],
+) -> Gradients:
+    """Gradients of `experts`, written out for every slot.
+
+    With s = <x, u>, p = <d_out, v> and g = sigmoid(s): dw = p silu(s), dv = silu(s) w
+    d_out, ds = p w (g + s g (1 - g)), dx = ds u, du = ds x.
+    """
+    zero = Interval.of(0)
+    d_weights, slots = [], []
+    for w, e in zip(weights, ids, strict=True):
+        if e < 0:
+            d_weights.append(zero)
+            continue
+        s, p = dot(x, up[e]), dot(d_out, down[e])
+        g = sigmoid(s)
+        d_weights.append(p * (s * g))
+        slots.append((e, p * w * (g + s * g * (1 - g)), s * g * w))
+    columns = range(len(x))
+    return Gradients(
+        [total(ds * up[e][c] for e, ds, _ in slots) for c in columns],
+        d_weights,
+        [
+            [total(ds * x[c] for own, ds, _ in slots if own == e) for c in columns]
+            for e in range(len(up))
+        ],
+        [
+            [total(a * d_out[c] for own, _, a in slots if own == e) for c in columns]
+            for e in range(len(up))
+        ],
+    )

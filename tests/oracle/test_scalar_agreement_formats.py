@@ -67,7 +67,7 @@ def test_scalar_formats_agree_on_wide_codes(name, data):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(data=st.data())
 def test_scalar_formats_agree_on_rounding(name, data):
     """Every rounding, saturating or not, for values at and beside every boundary."""

@@ -12,7 +12,7 @@ from torchao.prototype.mx_formats.utils import to_blocked
 
 from oracle.numerics import ACCUMULATORS
 from oracle.scalar import layouts, omni
-from oracle.scalar.accumulate import chain, step, toward_zero
+from oracle.scalar.accumulate import Product, chain, step, toward_zero
 from oracle.scalar.experts import Expert
 from oracle.scalar.interval import FLOAT64, precision
 from oracle.scalar.moe import Weights, forward
@@ -109,38 +109,53 @@ def test_scalar_omni_experts_are_single_neurons():
 HOPPER = ACCUMULATORS["qgmma_hopper"]
 
 
+def products(a, b, **changes):
+    return [Product(p, q, **changes) for p, q in zip(a, b, strict=True)]
+
+
+def plus_one(*terms):
+    """Products 1 * 1 and t * 1 for each term."""
+    return products([1.0, *terms], [1.0] * (1 + len(terms)))
+
+
 def test_scalar_step_cuts_terms_below_the_grid():
     """E4M3 on Hopper keeps 13 bits below the largest exponent, and cuts, not rounds."""
     below = 2.0**-14
     assert toward_zero(Fraction(-7, 2), 0) == -3
-    assert step([1.0, below], [1.0, 1.0], 0, HOPPER) == 1
-    assert step([1.0, -below], [1.0, 1.0], 0, HOPPER) == 1
-    assert step([1.0, 2 * below], [1.0, 1.0], 0, HOPPER) == 1 + 2 * Fraction(below)
-    ffma = ACCUMULATORS["ffma"]
-    assert step([1.0, below], [1.0, 1.0], 0, ffma) == 1 + Fraction(below)
-    assert step([0.0], [5.0], 0, HOPPER) == 0
+    assert step(plus_one(below), 0, HOPPER) == 1
+    assert step(plus_one(-below), 0, HOPPER) == 1
+    assert step(plus_one(2 * below), 0, HOPPER) == 1 + 2 * Fraction(below)
+    assert step(plus_one(below), 0, ACCUMULATORS["ffma"]) == 1 + Fraction(below)
+    assert step(products([0.0], [5.0]), 0, HOPPER) == 0
 
 
 def test_scalar_step_takes_the_exponents_of_the_operands():
     """1.5 * 1.5 = 2.25 counts as exponent 0, and a subnormal as its format's least."""
-    fine = 2.0**-13
-    assert step([1.5, fine], [1.5, 1.0], 0, HOPPER) == Fraction(9, 4)
-    assert step([1.5, fine, 4 * fine], [1.5, 1.0, 1.0], 0, HOPPER) == Fraction(
-        9, 4
-    ) + 4 * Fraction(fine)
-    tiny = 2.0**-9
-    free = step([tiny, 2.0**-16], [1.0, 2.0**-6], 0, HOPPER)
-    held = step([tiny, 2.0**-16], [1.0, 2.0**-6], 0, HOPPER, operand_exponent=-6)
-    assert free > held == Fraction(tiny)
+    fine, square = 2.0**-13, Fraction(9, 4)
+    assert step(products([1.5, fine], [1.5, 1.0]), 0, HOPPER) == square
+    cut = step(products([1.5, fine, 4 * fine], [1.5, 1.0, 1.0]), 0, HOPPER)
+    assert cut == square + 4 * Fraction(fine)
+    tiny = ([2.0**-9, 2.0**-16], [1.0, 2.0**-6])
+    free = step(products(*tiny), 0, HOPPER)
+    held = step(products(*tiny, least=(-6, -6)), 0, HOPPER)
+    assert free > held == Fraction(2.0**-9)
 
 
-@pytest.mark.parametrize("name", [n for n, u in ACCUMULATORS.items() if n != "int32"])
+def test_scalar_step_aligns_groups_by_their_scales():
+    """A group's products are summed exactly, however small beside its scale."""
+    unit = ACCUMULATORS["tcgen05_fp4"]
+    small = products([0.5] * 16, [0.5] * 16, scale_a=2.0**-30)
+    large = products([6.0] * 16, [6.0] * 16)
+    assert step([*large, *small], 0, unit) == 576
+    assert step(small, 0, unit) == 4 * Fraction(2.0**-30)
+
+
+@pytest.mark.parametrize("name", ACCUMULATORS)
 def test_scalar_chain_of_small_integers_is_exact(name):
     """Every partial sum is below 2**7 quanta, which the coarsest unit holds."""
     generator = random.Random(name)
-    a = [float(generator.randint(-1, 1)) for _ in range(200)]
-    b = [float(generator.randint(-1, 1)) for _ in range(200)]
-    got = chain(a, b, ACCUMULATORS[name])
+    a, b = ([float(generator.randint(-1, 1)) for _ in range(200)] for _ in "ab")
+    got = chain(products(a, b), ACCUMULATORS[name])
     assert got == sum(p * q for p, q in zip(a, b, strict=True))
 
 
@@ -154,9 +169,9 @@ def test_scalar_chain_stays_within_the_published_bound(name):
         a = [Fraction(generator.randint(128, 255), 128) for _ in range(256)]
         b = [sign**i * Fraction(generator.randint(8, 15), 2**12) for i in range(256)]
         a[0] *= 2**15
-        products = [p * q for p, q in zip(a, b, strict=True)]
-        error = abs(chain(a, b, unit) - sum(products))
-        assert error <= ((1 + w) ** (256 // unit.terms) - 1) * sum(map(abs, products))
+        values = [p * q for p, q in zip(a, b, strict=True)]
+        error = abs(chain(products(a, b), unit) - sum(values))
+        assert error <= ((1 + w) ** (256 // unit.terms) - 1) * sum(map(abs, values))
         assert error > 0
 
 
