@@ -8,8 +8,9 @@ functions here are monotone, so f(v +- r) brackets f(v'). The errors come from
 Where an `Elementary` has landmarks, results that every implementation in its type
 returns exactly count as exact:
 
-* the ends: within a quarter ulp of a limit (1 of sigmoid, tanh, erf) it is the limit,
-  below half the least subnormal it is zero, past the largest value it is Inf;
+* the ends: sigmoid less than a quarter ulp below 1 is 1, for 1 + e^-v is; tanh and erf
+  are at +-1 once they are 2^-17 ulps away; below half the least subnormal a result is
+  zero, past the largest value it is Inf;
 * the landmarks: exp(0) = 1, sigmoid(0) = 1/2, tanh, erf, log1p and sqrt of 0 = 0, the
   square root of 4^n, division by 2^n.
 """
@@ -20,7 +21,7 @@ from collections.abc import Callable
 
 import torch
 
-from oracle.bounds.radius import UP, Radius, carried
+from oracle.bounds.radius import UP, Radius, carried, distance
 from oracle.formats import get
 from oracle.numerics import Elementary, Numerics
 from oracle.trace import Tap
@@ -101,7 +102,10 @@ def divide(a: Tap, b: Tap, numerics: Numerics) -> Tap:
             spread = (size * rb + (0.0 if ra is None else ra)) / rest
         far = ((size + spread) * (error.relative + _OWN) + error.absolute) + spread
         far = far.masked_fill_(known & (spread == 0), 0.0).mul_(UP)
-        return _finish(far, value, spread)
+        # 1 / 0 and 0 / 0 are certain; what else is NaN here divides by a possible zero.
+        certain = ~value.isfinite() & (spread.isnan() | (spread == 0))
+        far.masked_fill_(certain, 0.0).masked_fill_(far.isnan(), torch.inf)
+        return far if bool(far.any()) else None
 
     return carried(value, (a, b), rule)
 
@@ -142,12 +146,13 @@ def _monotone(
             if known is not None:
                 reach = reach.masked_fill_(radius == 0, 0.0)
             low, high = tap.value - reach, tap.value + reach
-        far = stray(high, 1.0).sub_(value)
-        far = torch.maximum(far, value - stray(low, -1.0)).mul_(UP)
+        far = distance(value, stray(low, -1.0), stray(high, 1.0)).mul_(UP)
         if known is not None:
             exact = known if radius is None else known & (radius == 0)
             far.masked_fill_(exact, 0.0)
-        return _finish(far, value, radius)
+        if radius is None:
+            return far if bool(far.any()) else None
+        return far
 
     return carried(value, (tap,), rule)
 
@@ -163,11 +168,12 @@ def _at_ends(
     if not error.landmarks or not result.numel():
         return values
     entry = get(error.type)
-    quarter = 2.0 ** -(entry.mantissa + 2)
+    # Between 0 and 1: a sum with 1 rounds. Between -1 and 1: all are settled by then.
+    close = 2.0 ** -(entry.mantissa + (2 if least == 0.0 else 17))
     low, high = (float(end) for end in result.aminmax())
     for limit, extreme in ((least, low), (most, high)):
-        if limit and not abs(extreme - limit) > quarter:
-            values = torch.where((result - limit).abs() <= quarter, limit, values)
+        if limit and not abs(extreme - limit) > close:
+            values = torch.where((result - limit).abs() <= close, limit, values)
     nothing = entry.quantum / 2 * (1.0 - 2.0**-10)
     if least == 0.0 and not low > nothing:
         values = torch.where(result <= nothing, 0.0, values)
@@ -177,14 +183,6 @@ def _at_ends(
         values = torch.where(result >= over, torch.inf, values)
         values = torch.where(values > entry.maximum, torch.inf, values)
     return values
-
-
-def _finish(far: torch.Tensor, value: torch.Tensor, radius: Radius) -> Radius:
-    """Settle NaN radii: unbounded ones stay so, a NaN value has none."""
-    if not far.numel() or not float(far.sum()) < torch.inf:
-        known = torch.ones_like(far) if radius is None else radius < torch.inf
-        far = torch.where(far.isnan(), torch.where(known > 0, 0.0, torch.inf), far)
-    return far if radius is not None or bool(far.any()) else None
 
 
 def _fits_fp32(values: torch.Tensor) -> torch.Tensor:

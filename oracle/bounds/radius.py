@@ -81,6 +81,23 @@ def likely_of(tap: Tap) -> Radius:
     return tap.worst if tap.likely is None else tap.likely
 
 
+def distance(
+    value: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+) -> torch.Tensor:
+    """From `value` to the farther end of low..high.
+
+    0 where an end is the same infinity as the value, or all three are NaN; otherwise
+    NaN (an argument that may leave a function's domain) counts as infinitely far.
+    """
+    far = torch.maximum(high - value, value - low)
+    if not far.numel() or float(far.sum()) < torch.inf:
+        return far
+    above = torch.where(high == value, 0.0, high - value)
+    far = torch.maximum(above, torch.where(low == value, 0.0, value - low))
+    nothing = value.isnan() & low.isnan() & high.isnan()
+    return far.masked_fill_(nothing, 0.0).masked_fill_(far.isnan(), torch.inf)
+
+
 def joint_probability(*taps: Tap) -> float:
     """Probability that any of the taps' statistical bounds fails."""
     return min(1.0, sum(tap.probability for tap in taps))

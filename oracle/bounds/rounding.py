@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from oracle.bounds.radius import Radius
+from oracle.bounds.radius import Radius, distance
 from oracle.formats import ElementFormat, get, round_to
 from oracle.numerics import Numerics
 from oracle.trace import Tap
@@ -19,9 +19,10 @@ def rounded(tap: Tap, type: str, numerics: Numerics) -> Tap:
     radius is infinite. NaN stays NaN. With subnormals flushed, a result in the
     subnormal range may be itself or zero. ``"none"`` leaves the tap as it is.
 
-    >>> tap = Tap(torch.tensor([1.25, 2.5]).double(), torch.tensor([0.2, 0.2]).double())
-    >>> rounded(tap, "e2m1", Numerics()).worst.tolist()
-    [0.5, 1.0]
+    >>> value = torch.tensor([1.0, 1.0039], dtype=torch.float64)
+    >>> tap = rounded(Tap(value, value * 0.001), "bf16", Numerics())
+    >>> tap.worst.tolist()
+    [0.0, 0.0078125]
     """
     if type == "none":
         return tap
@@ -36,10 +37,10 @@ def rounded(tap: Tap, type: str, numerics: Numerics) -> Tap:
     if bool(near.any()):
         centre, result = tap.value[near], value[near]
         ends = _ends(centre, tap.worst.expand_as(value)[near], type, least)
-        worst[near] = _distance(result, *ends)
+        worst[near] = distance(result, *ends)
         if likely is not None and tap.likely is not None:
             ends = _ends(centre, tap.likely.expand_as(value)[near], type, least)
-            likely[near] = _distance(result, *ends)
+            likely[near] = distance(result, *ends)
     return Tap(value, worst, likely, tap.probability)
 
 
@@ -92,7 +93,8 @@ def _grown(
     certain = radius.expand_as(grown) == 0
     if bool(certain.any()):
         alone = value[certain]
-        off = (round_to(alone, entry.name) - alone).abs_().nan_to_num_(nan=0.0)
+        off = (round_to(alone, entry.name) - alone).abs_()
+        off.masked_fill_(off.isnan(), 0.0)
         grown[certain] = torch.maximum(off, _lost(alone, least)) if least else off
     return grown
 
@@ -126,6 +128,7 @@ def _ends(
     """Least and largest result of rounding centre +- radius, taken outward."""
     reach = (centre.abs() + radius).mul_(2.0**-52).add_(radius)
     reach.masked_fill_(radius == 0, 0.0)
+    reach.masked_fill_(centre.isinf(), 0.0)
     low, high = round_to(centre - reach, type), round_to(centre + reach, type)
     if least:
         low.masked_fill_((low > 0) & (low < least), 0.0)
@@ -134,17 +137,6 @@ def _ends(
     # An infinite centre less an infinite radius is NaN.
     low.masked_fill_(radius.isinf(), -torch.inf)
     return low, high.masked_fill_(radius.isinf(), torch.inf)
-
-
-def _distance(
-    value: torch.Tensor, low: torch.Tensor, high: torch.Tensor
-) -> torch.Tensor:
-    """From `value` to the farther end; 0 where all are one infinity, or NaN."""
-    far = torch.maximum(high - value, value - low)
-    same = (low == high) | (low.isnan() & high.isnan())
-    return far.masked_fill_(same & far.isnan(), 0.0).nan_to_num_(
-        nan=torch.inf, posinf=torch.inf
-    )
 
 
 def _lost(values: torch.Tensor, least: float) -> torch.Tensor:

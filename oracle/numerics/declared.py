@@ -20,7 +20,7 @@ class Elementary:
     |got - f(x)| <= (relative + slope |x|) |f(x)| + absolute.
 
     `type` is what it is evaluated in. With `landmarks`, results that every evaluation
-    in that type returns exactly count as exact: a limit closer than a quarter ulp, zero
+    in that type returns exactly count as exact: a limit that is close enough, zero
     below half the least subnormal, Inf past the largest value, exp(0) = 1 and the like
     (the list is in `oracle.bounds.elementary`).
     """
@@ -42,7 +42,7 @@ def ulps(count: float) -> Elementary:
 
 #: Correctly rounded in fp32.
 CORRECT = ulps(0.5)
-_ULPS_2, _ULPS_3 = ulps(2), ulps(3)
+_ULP, _ULPS_2, _ULPS_3 = ulps(1), ulps(2), ulps(3)
 #: 1 / (1 + exp(-v)) is 0 wherever exp(-v) overflows, which is below 2^-128.
 _SIGMOID = Elementary(4 * 2.0**-23, 2.0**-128)
 
@@ -90,7 +90,7 @@ class Numerics:
     tanh: Elementary = _ULPS_2
     erf: Elementary = _ULPS_3
     log: Elementary = _ULPS_2
-    sqrt: Elementary = CORRECT
+    sqrt: Elementary = _ULP
     divide: Elementary = CORRECT
     subnormals: Subnormals = "keep"
     #: Which of two experts with equal keys is chosen; the contract is the lowest index.
