@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 
@@ -98,8 +99,10 @@ def combine(
         order = order + torch.arange(tokens, device=order.device)[:, None] * choices
         rows = rows.map(lambda tensor: tensor[order.reshape(-1)])
     rows = rows.map(lambda tensor: tensor.reshape(tokens, choices, -1))
-    order_known = "any" if numerics.combine_order == "any" else "slot"
-    return bounds.total(rows, 1, numerics.combine, numerics, order=order_known)
+    known: Literal["any", "slot"] = "any"
+    if numerics.combine_order != "any":
+        known = "slot"
+    return bounds.total(rows, 1, numerics.combine, numerics, order=known)
 
 
 def weighted_rows(x: Tap, weights: Tap, numerics: Numerics) -> Tap:
