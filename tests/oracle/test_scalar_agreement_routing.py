@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from oracle.numerics import PRESETS
 from oracle.params import Params
 from oracle.routing import route as first
+from oracle.scalar.experts import rounded
 from oracle.scalar.interval import FLOAT64, precision
 from oracle.scalar.keys import Undecided
 from oracle.scalar.routing import route as second
@@ -95,7 +96,7 @@ def problems(draw, clear=False):
     return layer, router, rows, draw(st.lists(row, min_size=3, max_size=3))
 
 
-def by_first(layer, router, rows, table):
+def by_first(layer, router, rows, table, numerics=REFERENCE):
     """The first oracle's routing of all tokens; token t has id 2 t."""
     e, h, i = layer.experts, layer.hidden, layer.intermediate
     params = Params(
@@ -105,7 +106,7 @@ def by_first(layer, router, rows, table):
         **{name: torch.tensor(v, dtype=torch.float64) for name, v in router.items()},
     )
     tensor = torch.tensor(rows, dtype=torch.float64)
-    return first(tensor, layer, params, REFERENCE, token_ids=torch.tensor([0, 2]))
+    return first(tensor, layer, params, numerics, token_ids=torch.tensor([0, 2]))
 
 
 def by_second(layer, router, rows, table):
@@ -141,6 +142,29 @@ def test_scalar_routing_agrees(problem):
         if sorted(got.ids[t].tolist()) == sorted(routed.ids):
             shared = [] if got.shared_weights is None else got.shared_weights.value[t]
             assert within([float(w) for w in shared], routed.shared)
+
+
+@pytest.mark.parametrize("name", ["ieee", "cuda_fast", "reference"])
+@settings(derandomize=True, max_examples=40)
+@given(problem=problems())
+def test_scalar_routing_truth_lies_within_the_bounds(name, problem):
+    """True weights rounded once to the declared type are what a bound must admit."""
+    numerics = PRESETS[name]
+    try:
+        wanted = by_second(*problem)
+    except (ZeroDivisionError, Undecided):
+        assume(False)
+    got = by_first(*problem, numerics)
+    ids = torch.tensor([routed.ids for routed in wanted])
+    assert got.admissible.contains(ids).all()
+    tap = got.weights_for(ids)
+    worst = torch.zeros_like(tap.value) if tap.worst is None else tap.worst
+    rows = zip(tap.value.tolist(), worst.tolist(), wanted, strict=True)
+    for values, radii, routed in rows:
+        for value, radius, weight in zip(values, radii, routed.weights, strict=True):
+            truth = rounded(weight, numerics.weights)
+            assert value - radius <= truth.high
+            assert truth.low <= value + radius
 
 
 @settings(derandomize=True, max_examples=60)
