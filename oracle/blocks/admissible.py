@@ -20,6 +20,7 @@ def admissible_blocks(
     *,
     axis: int = -1,
     global_scale: torch.Tensor | float | None = None,
+    slack: float = 0.0,
     sign_of_zero: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Masks of the codes and scales that a value within the tap's `worst` may get.
@@ -31,9 +32,9 @@ def admissible_blocks(
     amax; a code where its value lies between those of the element's ends *under the
     scale that the implementation stored*: one wrong scale does not make its codes wrong
     too. A global scale outside its own interval makes every scale inadmissible.
-    ``sign_of_zero=False`` takes -0 for +0. `axis` and `global_scale` are those of
-    `quantize_tap`. No two implementations agree on the bytes of a block with a NaN or
-    infinity: there, the element that has it must decode to NaN, and all else is free.
+    ``sign_of_zero=False`` takes -0 for +0. `axis`, `global_scale` and `slack` are those
+    of `quantize_tap`. No two implementations agree on the bytes of a block with a NaN
+    or infinity: there, the element that has it must decode to NaN; all else is free.
     """
     format = blocks.format
     value = tap.value.to(torch.float64)
@@ -44,7 +45,7 @@ def admissible_blocks(
         )
     grid = Grid.of(value.shape, format, axis)
     radius = torch.zeros_like(value) if tap.worst is None else tap.worst
-    span = range_of(value, radius, grid, format, global_scale)
+    span = range_of(value, radius, grid, format, global_scale, slack)
     stored = grid.gather(blocks.scales).reshape(-1, 1)
     scales = _scales_fit(stored, span, format)
     if blocks.global_scale is not None:

@@ -105,16 +105,16 @@ def dequantize(
     value = value.to(work)
     check_codes(blocks.codes, format.element)
     table = value_table(format.element, tiles.device, work)
-    out = torch.empty(tiles.shape, dtype=dtype, device=tiles.device)
+    out = torch.empty(tiles.shape, dtype=work, device=tiles.device)
     # Only a negative code has bits above the table: those of its sign.
     narrow, mask = tiles.dtype is torch.uint8, len(table) - 1
     for part in grid.chunks(tiles.shape[0]):
         index = tiles[part].to(torch.int32)
         if not narrow:
             index &= mask
-        piece = table.index_select(0, index.reshape(-1)).view(index.shape)
-        out[part] = piece.mul_(value[part][:, None, :, None])
-    return grid.join(out)
+        torch.index_select(table, 0, index.reshape(-1), out=out[part].view(-1))
+        out[part] *= value[part][:, None, :, None]
+    return grid.join(out).to(dtype)
 
 
 def encode_tiles(

@@ -27,7 +27,7 @@ from oracle.blocks.scales import (
     scaled_by,
 )
 from oracle.blocks.whole import Whole, global_scales, per_group
-from oracle.formats import round_to
+from oracle.formats import get, round_to
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
 from oracle.trace import Tap
@@ -51,6 +51,8 @@ class Range:
     wholes: tuple[Whole | None, Whole | None]
     #: Whether the block may be all zeros.
     may_vanish: torch.Tensor
+    #: Relative error of what x meets, where that is no power of two.
+    slack: float
 
 
 def quantize_tap(
@@ -59,6 +61,7 @@ def quantize_tap(
     *,
     axis: int = -1,
     global_scale: torch.Tensor | float | None = None,
+    slack: float = 0.0,
 ) -> tuple[Blocks, Tap]:
     """The blocks of the tap's value, and the dequantised value with its bounds.
 
@@ -66,9 +69,13 @@ def quantize_tap(
 
     `worst` reaches as far as any implementation that quantises some value within the
     tap's `worst` by this format; it is 0 where neither scale nor code is ambiguous.
-    `likely` is the same of the tap's `likely`. Arguments and errors are those of
-    `quantize`.
+    `likely` is the same of the tap's `likely`. `slack` is the relative error that
+    scales, and what x meets, may have besides: 2^-21, say, for a kernel whose division
+    is off by two units in the last place. Other arguments and errors are those of
+    `quantize`; ValueError unless 0 <= slack < 1.
     """
+    if not 0 <= slack < 1:
+        raise ValueError(f"quantize_tap: slack={slack} is no relative error below 1")
     format = preset(format) if isinstance(format, str) else format
     value = tap.value.to(torch.float64)
     blocks = quantize(value, format, axis=axis, global_scale=global_scale)
@@ -78,15 +85,17 @@ def quantize_tap(
     def reach(radius: torch.Tensor | None) -> torch.Tensor | None:
         if radius is None:
             return None
-        if not bool(radius.any()):
+        if not slack and not bool(radius.any()):
             return torch.zeros_like(centre)
-        span = range_of(value, radius, grid, format, global_scale)
+        span = range_of(value, radius, grid, format, global_scale, slack)
         low, high = (grid.join(grid.tiles(end)) for end in hull(span, format))
         far = torch.maximum(high - centre, centre - low)
         outward = torch.nextafter(far, far.new_tensor(math.inf))
         return torch.where(far > 0, outward, 0.0)
 
-    return blocks, Tap(centre, reach(tap.worst), reach(tap.likely), tap.probability)
+    exact = tap.worst is None and not slack
+    worst = None if exact else reach(_radius(tap))
+    return blocks, Tap(centre, worst, reach(tap.likely), tap.probability)
 
 
 def range_of(
@@ -95,6 +104,7 @@ def range_of(
     grid: Grid,
     format: BlockFormat,
     global_scale: torch.Tensor | float | None,
+    slack: float = 0.0,
 ) -> Range:
     """Ends of elements, of amax and of scales for value +- radius."""
     centre, reach = grid.blocks(grid.cut(value)), grid.blocks(grid.cut(radius))
@@ -109,6 +119,7 @@ def range_of(
     nearest = torch.minimum(low.abs(), high.abs())
     nearest = nearest.masked_fill((low <= 0) & (high >= 0), 0.0)
     smallest = nearest.amax(1, keepdim=True)
+    largest, smallest = largest * (1 + slack), smallest * (1 - slack)
     # Zeros have a rule of their own: what may vanish starts from the least number.
     start = smallest.masked_fill((smallest == 0) & (largest > 0), _LEAST)
     wholes: tuple[Whole | None, Whole | None] = (None, None)
@@ -124,6 +135,7 @@ def range_of(
         choose_scales(largest, format, wholes[0]),
         wholes,
         smallest == 0,
+        slack,
     )
 
 
@@ -146,13 +158,19 @@ def candidates(
     """Blocks and the ends of the stored scales that they may get, run by run.
 
     Bytes and powers of two come one by one, both ends in one; of any other scale the
-    two ends of the interval come at once.
+    two ends of the interval come at once. A scale that underflows to zero comes on its
+    own: every code under it is zero, not what the least scale above it gives.
     """
     first, last = span.least.stored, span.most.stored
     everything = torch.arange(len(first), device=first.device)
-    if first.is_floating_point() and not is_power(format):
-        yield everything, [first, last]
-        return
+    if first.is_floating_point():
+        nothing = (first == 0).nonzero()[:, 0]
+        if len(nothing):
+            yield nothing, [first[nothing]]
+        first = first.clamp(min=get(format.scale).quantum)
+        if not is_power(format):
+            yield everything, [first, torch.maximum(first, last)]
+            return
     yield everything, [first]
     previous = first
     while True:
@@ -179,6 +197,9 @@ def element_ends(
             for scale in stored
             for whole in dict.fromkeys(span.wholes)
         ]
+    if span.slack and not is_power(format):
+        ends = (1 - span.slack, 1 + span.slack)
+        operands = [operand * end for operand in operands for end in ends]
     low = [scaled_by(span.low[chosen], operand, format) for operand in operands]
     high = [scaled_by(span.high[chosen], operand, format) for operand in operands]
     return (
@@ -196,6 +217,13 @@ def values_of(
     if not wholes:
         return values
     return [value * whole.decode[chosen] for value in values for whole in wholes]
+
+
+def _radius(tap: Tap) -> torch.Tensor:
+    """The tap's worst radius, zeros where it is exact."""
+    if tap.worst is None:
+        return torch.zeros_like(tap.value, dtype=torch.float64)
+    return tap.worst
 
 
 def _rounded(scaled: torch.Tensor, format: BlockFormat) -> torch.Tensor:

@@ -97,8 +97,11 @@ def test_quantize_tap_covers_random_radii(seed, name, power):
     radius[torch.rand(x.shape, generator=generator) < 0.5] = 0
     _, found = quantize_tap(Tap(x, radius), name)
     for y in _inside(x, radius * (1 - 1e-9), seed=seed + 1):
-        strayed = (dequantize(quantize(y, name)) - found.value).abs()
-        assert (strayed <= found.worst).all()
+        blocks = quantize(y, name)
+        assert ((dequantize(blocks) - found.value).abs() <= found.worst).all()
+        codes, scales = admissible_blocks(Tap(x, radius), blocks)
+        assert codes.all()
+        assert scales.all()
 
 
 @pytest.mark.parametrize("name", ["mxfp4", "mxfp8_e4m3:rceil", "mxfp8_e4m3:even"])
@@ -253,6 +256,30 @@ def test_admissible_blocks_nonfinite_by_class():
     finite = quantize(x.nan_to_num(1.0), format)
     codes, _ = admissible_blocks(Tap(x), finite)
     assert (~codes).nonzero().tolist() == [[5, 40]]
+
+
+@pytest.mark.parametrize("name", ["fp8_group_128", "nvfp4:te", "fp8_token:vllm"])
+def test_quantize_tap_slack_covers_approximate_division(name):
+    """Scales a little off, and codes made with them."""
+    x = _values(9)
+    slack = 2.0**-21
+    tap = Tap(x)
+    exact, found = quantize_tap(tap, name, slack=slack)
+    assert not found.exact
+    for error in (-slack, slack / 2, slack):
+        off = x * (1 + error * 0.999)
+        blocks = quantize(off, name, global_scale=exact.global_scale)
+        # The same codes mean x times the error under scales that carry it.
+        mine = replace(blocks, codes=quantize(x, name).codes)
+        codes, scales = admissible_blocks(tap, mine, slack=slack)
+        assert codes.all()
+        assert scales.all()
+        assert ((dequantize(mine) - found.value).abs() <= found.worst).all()
+    _, power = quantize_tap(tap, "mxfp4", slack=slack)
+    # Only where amax lies on a threshold of the scale rule.
+    assert power.worst[5].any() == 0
+    with pytest.raises(ValueError, match=r"slack=1\.5 is no relative error"):
+        quantize_tap(tap, name, slack=1.5)
 
 
 def test_admissible_blocks_refuses_other_shapes():
