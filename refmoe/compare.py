@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import torch
 
 from oracle import bounds
+from oracle.formats import get
 from oracle.numerics import Numerics
 from oracle.trace import Tap
+from refmoe.generator import power_of_two
 from refmoe.regimes.regime import TORCH
 from refmoe.verdict import Kind, Verdict
 
@@ -23,6 +25,9 @@ def compare(name: str, tap: Tap, got: torch.Tensor, numerics: Numerics) -> Verdi
     the tap rounded to the type of `got`: all equal is BIT_EQUAL (zeros of either sign
     are equal), inside the likely bound WITHIN, inside the worst SUSPECT, else WRONG.
     NaN equals NaN, an infinity itself; nothing else comes near them.
+
+    The ratio is |got - value| over the worst bound, counted as half an ulp at least: an
+    exact value that is missed by one ulp has ratio 2.
     """
     if not tap.value.is_floating_point():
         return _exactly(name, tap.value, got)
@@ -35,11 +40,13 @@ def compare(name: str, tap: Tap, got: torch.Tensor, numerics: Numerics) -> Verdi
     error = distance(got.double(), tap.value)
     if not error.numel():
         return Verdict(Kind.BIT_EQUAL, name, ratio=0.0, median=0.0, dtype=dtype)
-    ratio = torch.where(error == 0, 0.0, error / worst)
-    ratio = torch.where(worst == torch.inf, 0.0, ratio)
+    bad = error > worst
+    ratio = error / torch.maximum(worst, _half_ulp(tap.value, dtype))
+    ratio = torch.where((error == 0) | (worst == torch.inf), 0.0, ratio)
+    ratio = torch.where(bad, ratio.clamp_min(1.0), ratio.clamp_max(1.0))
     index = unravel(int(ratio.argmax()), got.shape)
     centre, reach = float(tap.value[index]), float(worst[index])
-    if bool((ratio > 1).any()):
+    if bool(bad.any()):
         kind = Kind.WRONG
     elif not bool(error.any()):
         kind = Kind.BIT_EQUAL
@@ -65,6 +72,16 @@ def outside(tap: Tap, got: torch.Tensor, numerics: Numerics) -> torch.Tensor:
     error = distance(got.double(), tap.value)
     worst = torch.zeros_like(error) if tap.worst is None else tap.worst
     return (error > worst).any(1)
+
+
+def _half_ulp(value: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Half the distance to each value's neighbours in `dtype`; 0 of Inf and NaN."""
+    entry = get(dtype)
+    exponent = torch.frexp(value).exponent.long() - 1
+    exponent = exponent.masked_fill(value == 0, entry.minimum_exponent)
+    exponent = exponent.clamp(entry.minimum_exponent, entry.maximum_exponent)
+    half = power_of_two((exponent - entry.mantissa - 1).clamp_min(-1022))
+    return torch.where(value.isfinite(), half, 0.0)
 
 
 def unravel(element: int, shape: Sequence[int]) -> tuple[int, ...]:

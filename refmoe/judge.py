@@ -69,14 +69,17 @@ def judge(
     fitting = tuple(
         name
         for name, numerics in others.items()
-        if not _under(
-            problem.but(numerics=numerics), outcome, stable, oracle
-        ).verdict.kind.failed
+        if _fits(_under(problem.but(numerics=numerics), outcome, stable, oracle))
     )
     if not fitting:
         return found
     verdict = replace(found.verdict, kind=Kind.UNDECLARED, detail=f"fits {fitting[0]}")
     return replace(found, verdict=verdict, fitting=fitting)
+
+
+def _fits(judgement: Judgement) -> bool:
+    """Whether an undeclared arithmetic explains the result without being stretched."""
+    return judgement.verdict.kind not in (Kind.WRONG, Kind.SUSPECT)
 
 
 def _under(

@@ -121,12 +121,26 @@ def _public(value: Any) -> list[str]:
 
 
 def _attributes_of(value: Any) -> dict[str, Any]:
+    """Ops and attributes by name; a module's `__all__`, where it has one, limits them.
+
+    What a module imports from the oracle is a helper, whatever it is called.
+    """
     if isinstance(value, Mapping):
         return dict(value)
     if inspect.isroutine(value):
         return {value.__name__: value}
-    known = (*OPS, *ATTRIBUTES)
-    return {name: getattr(value, name) for name in known if hasattr(value, name)}
+    known = [name for name in (*OPS, *ATTRIBUTES) if hasattr(value, name)]
+    if isinstance(value, ModuleType):
+        listed = getattr(value, "__all__", known)
+        known = [name for name in known if name in listed or name in ATTRIBUTES]
+    found = {name: getattr(value, name) for name in known}
+    return {
+        name: item
+        for name, item in found.items()
+        if not (
+            name in OPS and str(getattr(item, "__module__", "")).startswith("oracle.")
+        )
+    }
 
 
 def _reject_misspelt(name: str, value: Any, found: Mapping[str, Any]) -> None:

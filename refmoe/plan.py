@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from oracle.spec import BlockFormat, Layer
-from refmoe.case import Case, model_of
+from refmoe.case import Case, format_of, model_of
 from refmoe.protocol import OPS
 
 #: T, H, I and load of the first cases, smallest first: single tokens, sizes that are no
@@ -54,6 +54,9 @@ def cells(
     for op in ops:
         if OPS[op].layered:
             subjects: Sequence[str] = models
+        elif op == "grouped_quantize":
+            # An expert's rows are no multiple of anything.
+            subjects = [name for name in formats if _fits_any_rows(name)]
         else:
             subjects = formats if op in _FORMATTED else ("-",)
         found += [Cell(op, subject, rule) for subject in subjects for rule in regimes]
@@ -100,15 +103,17 @@ def _needed(case: Case) -> Case:
 def _of_format(case: Case, name: str, number: int) -> Case:
     from oracle.blocks import preset
 
-    step = _step(preset(name))
+    form = preset(name)
+    step, rows = _step(form), form.block[0] or 1
     assert case.H is not None
     case = case.but(format=name, H=-(-case.H // step) * step)
     if case.op == "grouped_quantize":
         case = case.but(E=2 + number % 3, k=1 + number % 2)
-    if case.op == "dequantize":
+    elif case.op == "dequantize":
         # Rows of the blocks are tokens here: whole blocks, so at least one.
-        rows = preset(name).block[0] or 1
         case = case.but(T=-(-max(case.T, 1) // rows) * rows)
+    elif not form.ragged:
+        case = case.but(T=-(-case.T // rows) * rows)
     return _needed(case)
 
 
@@ -150,6 +155,11 @@ def plain(case: Case) -> Case:
     """The case with weights and activations in the layer's own type, without blocks."""
     dtype = case.layer.dtype
     return case.but(weights=dtype, activations=dtype, requantize=dtype)
+
+
+def _fits_any_rows(name: str) -> bool:
+    form = format_of(name)
+    return isinstance(form, BlockFormat) and (form.ragged or form.block[0] <= 1)
 
 
 def _step(form: str | BlockFormat) -> int:

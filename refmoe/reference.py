@@ -126,8 +126,8 @@ def _combine(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
     inputs = problem.inputs
     weights = inputs["weights"]
     slots = inputs["rows"]
-    inverse = torch.full((weights.numel(),), -1)
-    inverse[slots] = torch.arange(len(slots))
+    inverse = torch.full((weights.numel(),), -1, device=slots.device)
+    inverse[slots] = torch.arange(len(slots), device=slots.device)
     # Combine looks at the slots and their inverse alone.
     none = slots[:0]
     permutation = Permutation(slots, none, none, inverse.reshape(weights.shape))

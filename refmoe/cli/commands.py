@@ -129,6 +129,8 @@ def run_repro(line: str, names: Sequence[str], large: bool) -> int:
         case = parse(line, largest=None if large else LARGEST)
         build(case)
         ports = [port for port in chosen_ports(names) if names or case.op in port.ops]
+    if not ports:
+        console.print(f"no default port has the op {case.op}; name a PORT")
     verifier, records = Verifier(), []
     for port in ports:
         records.append(verifier.check(port, case))

@@ -38,7 +38,9 @@ def logits(source: Source) -> torch.Tensor:
     """One logit for the chosen experts, another far below for the rest, after bias."""
     layer = source.layer
     chosen = _CHOSEN[layer.routing.score]
-    values = torch.full((source.case.T, layer.logits_columns), chosen - _FAR)
+    # A table that chooses by token looks at no logits: they are all alike.
+    others = chosen if layer.routing.method == "hash" else chosen - _FAR
+    values = torch.full((source.case.T, layer.logits_columns), others)
     values = values.double().scatter(1, source.ids, chosen)
     values[:, layer.routed_choices :] = chosen
     if layer.routing.bias == "logits":

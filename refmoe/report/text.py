@@ -50,14 +50,23 @@ def described(verdict: Verdict) -> str:
         if isinstance(low, int) or isinstance(high, int):
             parts.append(f"want {low}")
         elif low == high or math.isnan(low):
-            parts.append(f"want {_value(low, verdict.dtype)} exactly")
+            parts.append(f"want {_value(low, verdict.dtype)} exactly{_missed(verdict)}")
         else:
             parts.append(f"want {interval(low, high, verdict.dtype)}")
-    if verdict.ratio is not None and math.isfinite(verdict.ratio) and verdict.ratio > 0:
-        parts.append(f"error {verdict.ratio:.3g}x bound")
+    ratio = verdict.ratio
+    if ratio is not None and 0 < ratio < math.inf and low != high:
+        parts.append(f"error {ratio:.3g}x bound")
     if verdict.detail:
         parts.append(verdict.detail)
     return "  ".join(parts)
+
+
+def _missed(verdict: Verdict) -> str:
+    """How many ulps an exact value was missed by."""
+    if verdict.ratio is None or not 0 < verdict.ratio < math.inf:
+        return ""
+    ulps = verdict.ratio / 2
+    return f", missed by {ulps:.3g} ulp{'' if ulps == 1 else 's'}"
 
 
 def _value(value: float | int | None, dtype: str) -> str:

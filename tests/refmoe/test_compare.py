@@ -14,6 +14,7 @@ from refmoe.verdict import Kind
 
 IEEE = Numerics()
 F64 = torch.float64
+NAN, INF = math.nan, math.inf
 
 
 def tap(
@@ -59,8 +60,24 @@ def test_compare_without_a_statistical_bound_nothing_is_suspect() -> None:
 
 def test_compare_exact_tap_admits_no_error() -> None:
     verdict = compare("out", tap([1.0]), torch.tensor([1.0 + 2**-23]), IEEE)
-    assert (verdict.kind, verdict.ratio) == (Kind.WRONG, math.inf)
+    assert (verdict.kind, verdict.ratio) == (Kind.WRONG, 2.0)
     assert verdict.low == verdict.high == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("value", [1.0, 1.5, 3.0, 0.0, -1024.0, 2.0**-14, 2.0**-20])
+def test_compare_counts_half_ulps_where_a_value_is_exact(
+    dtype: torch.dtype, value: float
+) -> None:
+    """Away from zero the next value of the type is two half ulps off."""
+    here = torch.tensor([value], dtype=dtype)
+    far = torch.nextafter(here.float(), torch.tensor([math.copysign(INF, value)]))
+    got = here.clone()
+    integer = {2: torch.int16, 4: torch.int32}[dtype.itemsize]
+    got.view(integer).add_(1)
+    assert got.float().abs() >= far.abs()
+    verdict = compare("out", tap([value]), got, IEEE)
+    assert (verdict.kind, verdict.ratio) == (Kind.WRONG, 2.0)
 
 
 def test_compare_rounds_to_the_type_of_the_result() -> None:
@@ -74,7 +91,6 @@ def test_compare_rounds_to_the_type_of_the_result() -> None:
     assert compare("out", tap([1.1], [1e-9]), above[None], IEEE).kind is Kind.WRONG
 
 
-NAN, INF = math.nan, math.inf
 CLASSES = [
     (NAN, NAN, Kind.BIT_EQUAL), (INF, INF, Kind.BIT_EQUAL),
     (-INF, -INF, Kind.BIT_EQUAL),

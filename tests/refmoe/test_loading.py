@@ -70,6 +70,22 @@ def test_port_functions_imported_from_elsewhere_are_not_taken_for_typing_errors(
     assert list(port_of(made).ops) == ["moe"]
 
 
+def test_port_helpers_imported_from_the_oracle_are_no_ops() -> None:
+    from oracle.blocks import quantize
+    from oracle.experts import combine
+
+    made = module(moe=moe)
+    made.quantize, made.combine = quantize, combine  # type: ignore[attr-defined]
+    assert list(port_of(made).ops) == ["moe"]
+
+
+def test_port_module_offers_only_what_it_lists_in_all() -> None:
+    made = module(moe=moe, permute=lambda ids, layer: ids, device="cpu")
+    made.__all__ = ["permute"]  # type: ignore[attr-defined]
+    port = port_of(made)
+    assert (list(port.ops), port.device) == (["permute"], "cpu")
+
+
 MISSPELT = [
     ({"mo": moe}, "'mo' is no op and no attribute of a port; did you mean 'moe'?"),
     ({"moe": moe, "numeric": 1}, "did you mean 'numerics'?"),

@@ -58,7 +58,7 @@ def test_interval_holds_only_values_inside(low: float, high: float, want: str) -
 WRONG = Verdict(
     Kind.WRONG, "out", (0, 17), 1.203125, 1.1328125, 1.1484375, 7.4, 0.1, "bf16"
 )
-FIRST = Verdict(Kind.WRONG, "gate_up", (2, 5), 2.0, 1.0, 1.0, INF, dtype="fp32")
+FIRST = Verdict(Kind.WRONG, "gate_up", (2, 5), 2.0, 1.0, 1.0, 2.0**24, dtype="fp32")
 CASE = "moe T=1 H=32 I=32 E=2 k=1 regime=exact seed=0"
 
 
@@ -67,7 +67,7 @@ def test_finding_shows_bits_interval_ratio_stage_and_replay() -> None:
         "WRONG moe[mypkg.port]  out[0,17] = 0x3f9a (1.203125)  want 0x3f91..0x3f93  "
         "error 7.4x bound",
         "  first divergence: gate_up[2,5] = 0x40000000 (2)  want 0x3f800000 (1) "
-        "exactly",
+        "exactly, missed by 8.39e+06 ulps",
         "  cause: a cause",
         f"  reproduce: refmoe repro '{CASE}' mypkg.port",
     ]

@@ -156,6 +156,15 @@ def test_command_usage_errors_exit_with_2(
     assert "Traceback" not in result.output
 
 
+def test_command_repro_without_a_port_for_the_op_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("refmoe.cli.commands.chosen_ports", lambda names: [])
+    result = run("repro", "permute T=4 E=8 k=2")
+    assert result.exit_code == 3
+    assert "no default port has the op permute; name a PORT" in result.output
+
+
 def test_command_names_lists_what_cases_can_name() -> None:
     result = run("names")
     assert result.exit_code == 0
