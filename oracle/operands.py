@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -27,7 +28,10 @@ def operand(
 
     Quantising what is exact is a contract of bytes and adds no radius; an uncertain
     value has every scale and code that it may reach. Given bytes are taken as they are.
+    Inside a layer a NaN or infinity is no error of the caller: it propagates.
     """
+    if format.nonfinite == "error":
+        format = replace(format, nonfinite="propagate")
     codes, scales = given.get(f"{name}_codes"), given.get(f"{name}_scales")
     if codes is not None and scales is not None:
         blocks = Blocks(codes, scales, format, scale)

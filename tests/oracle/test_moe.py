@@ -145,6 +145,20 @@ def test_trace_keeps_a_non_finite_token_to_itself(layer, make_sample):
     assert torch.equal(dirty[others], clean[others])
 
 
+def test_quantised_trace_keeps_a_non_finite_token_to_itself(make_sample):
+    form = preset("mxfp8_e4m3")
+    layer = Layer(64, 32, 4, 2, activations=form, requantize=form)
+    sample = make_sample(layer)
+    clean = trace(*sample.arguments)["out"].value
+    for bad in (float("nan"), float("inf")):
+        x = sample.x.clone()
+        x[2, 0] = bad
+        dirty = trace(layer, sample.params, x, sample.logits)["out"].value
+        assert not dirty[2].isfinite().any()
+        others = [0, 1, 3, 4]
+        assert torch.equal(dirty[others], clean[others])
+
+
 def test_routed_scale_is_applied_exactly_once(make_sample):
     sizes = {"hidden": 16, "intermediate": 8, "experts": 4, "top_k": 2}
     for place in ("weights", "sum"):
