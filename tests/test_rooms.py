@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {
     "oracle": """
         spec numerics formats params trace accumulators layouts bounds blocks
-        routing activation permutation operands experts shared omni stages moe shard models
-        scalar vectors
+        routing activation permutation operands experts shared omni stages moe shard
+        models scalar vectors
     """.split(),
     "refmoe": """
         verdict protocol generator case parse port loading regimes problem results
