@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 
 from oracle.routing.contest import Contest
+from oracle.routing.outcomes import outcomes
 
 #: Most sets of kept groups that are told apart for one token.
 _GROUP_SETS = 1024
@@ -70,16 +71,15 @@ class Admissible:
         own = self.ids[t]
         if self.experts is None or not bool(self.ambiguous[t]):
             return own[None]
-        row = torch.tensor([t], device=own.device)
-        kept = self._kept_groups(t)
-        if kept is None:
+        contests = self._contests(t)
+        if contests is None:
             return None
         sets: set[tuple[int, ...]] = set()
-        for contest in (self._masked(row, groups) for groups in kept):
-            outcomes = contest.outcomes(0, limit)
-            if outcomes is None:
+        for row in range(len(contests.value)):
+            found = outcomes(contests, row, limit)
+            if found is None:
                 return None
-            sets.update(tuple(members) for members in outcomes)
+            sets.update(tuple(members) for members in found)
             if len(sets) > limit:
                 return None
         sets.discard(tuple(sorted(own.tolist())))
@@ -124,30 +124,29 @@ class Admissible:
         assert self.experts is not None
         if self.groups is None:
             return self.experts
-        return self._masked(None, self.groups.won)
+        return self._masked(self.experts, self.groups.won)
 
-    def _masked(self, rows: torch.Tensor | None, kept: torch.Tensor | None) -> Contest:
-        """The experts' contest of some rows when only the groups `kept` stay."""
+    def _masked(self, experts: Contest, kept: torch.Tensor) -> Contest:
+        """The contest in which only the groups `kept` bool[R, groups] stay."""
+        size = experts.value.shape[1] // kept.shape[1]
+        return experts.masked(kept.repeat_interleave(size, dim=1), self.fill)
+
+    def _contests(self, t: int) -> Contest | None:
+        """The experts' contest of token t under each possible choice of groups.
+
+        None if there are more than 1024 of those.
+        """
         assert self.experts is not None
-        contest = self.experts if rows is None else self.experts.rows(rows)
-        if kept is None:
-            return contest
-        size = contest.value.shape[1] // kept.shape[1]
-        return contest.masked(kept.repeat_interleave(size, dim=1), self.fill)
-
-    def _kept_groups(self, t: int) -> list[torch.Tensor | None] | None:
-        """Every possible set of kept groups, bool[1, groups]; [None] without groups."""
         if self.groups is None:
-            return [None]
-        outcomes = self.groups.outcomes(t, _GROUP_SETS)
-        if outcomes is None:
+            return self.experts.rows(torch.tensor([t], device=self.ids.device))
+        found = outcomes(self.groups, t, _GROUP_SETS)
+        if found is None:
             return None
-        masks: list[torch.Tensor | None] = []
-        for members in outcomes:
-            mask = torch.zeros_like(self.groups.won[t : t + 1])
-            mask[0, members] = True
-            masks.append(mask)
-        return masks
+        kept = torch.zeros(
+            len(found), self.groups.value.shape[1], dtype=torch.bool
+        ).scatter_(1, torch.tensor(found), True)
+        rows = torch.full((len(found),), t, device=self.ids.device)
+        return self._masked(self.experts.rows(rows), kept.to(self.ids.device))
 
     def _try_other_groups(
         self, chosen: torch.Tensor, allowed: torch.Tensor, open_: torch.Tensor
@@ -155,14 +154,12 @@ class Admissible:
         """Set `allowed` in place where another choice of groups explains `chosen`."""
         assert self.groups is not None
         for t in (open_ & ~self.groups.certain).nonzero().flatten().tolist():
-            kept = self._kept_groups(t)
-            if kept is None:
+            contests = self._contests(t)
+            if contests is None:
                 allowed[t] = True
-                continue
-            masks = torch.cat([mask for mask in kept if mask is not None])
-            rows = torch.full((len(masks),), t, device=masks.device)
-            contest = self._masked(rows, masks)
-            allowed[t] = bool(contest.allows(chosen[rows]).any())
+            else:
+                same = chosen[t].expand(len(contests.value), -1)
+                allowed[t] = contests.allows(same).any()
 
     def _order(self, t: int) -> list[int]:
         """Entrants of token t by falling key of the oracle."""

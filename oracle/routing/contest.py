@@ -54,8 +54,13 @@ class Contest:
 
     def rows(self, index: torch.Tensor) -> Contest:
         """The contests of some rows."""
-        tensors = {name: getattr(self, name)[index] for name in _TENSORS}
-        return replace(self, **tensors)
+        return replace(
+            self,
+            value=self.value[index],
+            low=self.low[index],
+            high=self.high[index],
+            twins=self.twins[index],
+        )
 
     def masked(self, stays: torch.Tensor, fill: float) -> Contest:
         """The contest in which all but `stays` bool[T, N] have the exact key `fill`."""
@@ -129,7 +134,7 @@ class Contest:
             return (top >= bottom)[:, 0]
         ends = torch.where(chosen, high, low)
         tied = self._cut(chosen) | ((top == bottom) & (ends == top))
-        rank = self._rank.expand_as(low)
+        rank = self.rank.expand_as(low)
         last = torch.where(tied & chosen, rank, -1).amax(dim=1)
         first = torch.where(tied & ~chosen, rank, low.shape[1]).amin(dim=1)
         return (top >= bottom)[:, 0] & (last < first)
@@ -156,39 +161,8 @@ class Contest:
         )
         return ahead(chosen, ~chosen) | between_twins
 
-    def outcomes(self, row: int, limit: int) -> list[list[int]] | None:
-        """Every possible set of winners of one row, or None if there are too many.
-
-        Depth first over the classes of twins that are not decided, best first; a class
-        gives its members in the order of the tie rule.
-        """
-        best, worst = (places[row].tolist() for places in self.standings)
-        won, twins = self.won[row].tolist(), self.twins[row].tolist()
-        rank = self._rank.tolist()
-        entrants = range(len(won))
-        first_out = min((best[e] for e in entrants if not won[e]), default=2 * len(won))
-        last_in = max(worst[e] for e in entrants if won[e])
-        sure = [e for e in entrants if won[e] and worst[e] < first_out]
-        classes: dict[int, list[int]] = {}
-        for e in sorted(entrants, key=lambda e: (best[e], rank[e])):
-            if worst[e] >= first_out if won[e] else best[e] <= last_in:
-                classes.setdefault(twins[e], []).append(e)
-        open_ = list(classes.values())
-        need = self.places - len(sure)
-        found = _sets(open_, need, best, worst, rank, 4 * limit)
-        if found is None:
-            return None
-        sets = [sorted(sure + some) for some in found]
-        chosen = torch.zeros(len(sets), len(won), dtype=torch.bool)
-        for number, members in enumerate(sets):
-            chosen[number, members] = True
-        single = torch.full((len(sets),), row, device=self.value.device)
-        possible = self.rows(single).allows(chosen.to(self.value.device)).tolist()
-        kept = [members for members, yes in zip(sets, possible, strict=True) if yes]
-        return kept if len(kept) <= limit else None
-
     @property
-    def _rank(self) -> torch.Tensor:
+    def rank(self) -> torch.Tensor:
         """Order of the entrants under the tie rule, i64[N]."""
         rank = torch.arange(self.value.shape[1], device=self.value.device)
         return rank.flip(0) if self.ties == "highest" else rank
@@ -201,50 +175,3 @@ class Contest:
         total = counts.scatter_add(1, self.twins, torch.ones_like(self.twins))
         inside = counts.scatter_add(1, self.twins, chosen.to(torch.int64))
         return ((inside > 0) & (inside < total)).gather(1, self.twins)
-
-
-_TENSORS = ("value", "low", "high", "twins")
-
-
-def _sets(
-    classes: list[list[int]],
-    places: int,
-    best: list[int],
-    worst: list[int],
-    rank: list[int],
-    limit: int,
-) -> list[list[int]] | None:
-    """Sets of `places` members, each able to be ahead of all left out, or None."""
-    found: list[list[int]] = []
-    behind = 2 * len(best)
-
-    def extend(
-        index: int,
-        picked: list[int],
-        last_in: int,
-        first_out: int,
-        cut: tuple[int, int],
-    ) -> None:
-        need = places - len(picked)
-        left = sum(best[e] < first_out for rest in classes[index:] for e in rest)
-        if left < need or len(found) > limit:
-            return
-        if index == len(classes):
-            found.append(picked)
-            return
-        members = classes[index]
-        for count in range(min(need, len(members)), -1, -1):
-            inside, outside = members[:count], members[count:]
-            last = max([last_in, *(best[e] for e in inside)])
-            first = min([first_out, *(worst[e] for e in outside)])
-            tied = cut
-            if inside and outside:
-                tied = (
-                    max([cut[0], *(rank[e] for e in inside)]),
-                    min([cut[1], *(rank[e] for e in outside)]),
-                )
-            if last < first and tied[0] < tied[1]:
-                extend(index + 1, picked + inside, last, first, tied)
-
-    extend(0, [], -1, behind, (-1, behind))
-    return found if len(found) <= limit else None

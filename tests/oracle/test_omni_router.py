@@ -87,9 +87,9 @@ def test_omni_route_equals_stable_sort_at_real_sizes(
 
 
 def test_omni_route_goes_through_many_tokens_in_runs() -> None:
-    x, y = draw("randn", 300, 256, 0), draw("ties", 300, 256, 1)
+    x, y = draw("randn", 80, 256, 0), draw("ties", 80, 256, 1)
     routed = omni_route(x, y, 32)
-    some = torch.arange(0, 300, 11)
+    some = torch.arange(0, 80, 11)
     assert torch.equal(routed.ids[some], by_sorting(x[some], y[some], 32, "fp32")[1])
 
 

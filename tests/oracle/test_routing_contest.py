@@ -14,6 +14,7 @@ from oracle.numerics import Ties
 from oracle.routing.admissible import Admissible
 from oracle.routing.contest import Contest
 from oracle.routing.order import descending, first_equal, sortable
+from oracle.routing.outcomes import outcomes
 
 Sets = set[tuple[int, ...]]
 Interval = tuple[int, int]
@@ -63,7 +64,7 @@ def outcomes_by_enumeration(entry: Contest) -> Sets:
 
 def assert_same(entry: Contest, expected: Sets) -> None:
     count = entry.value.shape[1]
-    listed = entry.outcomes(0, 1 << 20)
+    listed = outcomes(entry, 0, 1 << 20)
     assert listed is not None
     assert {tuple(members) for members in listed} == expected
     assert len(listed) == len(expected)
@@ -125,19 +126,24 @@ def test_admissible_groups_equal_enumeration(
 
 def test_contest_outcomes_stop_at_the_limit() -> None:
     entry = contest([(0, 1)] * 12, list(range(12)), 6, "lowest")
-    assert entry.outcomes(0, 923) is None
-    found = entry.outcomes(0, 924)
+    assert outcomes(entry, 0, 923) is None
+    found = outcomes(entry, 0, 924)
     assert found is not None
     assert len(found) == math.comb(12, 6)
+
+
+def test_contest_outcomes_of_many_near_ties_are_too_many() -> None:
+    entry = contest([(0, 1)] * 1024, list(range(1024)), 512, "lowest")
+    assert outcomes(entry, 0, 64) is None
 
 
 def test_contest_equal_inputs_tie_whatever_the_radius() -> None:
     entry = contest([(0, 1)] * 40, [0] * 40, 20, "lowest")
     assert bool(entry.certain)
-    assert entry.outcomes(0, 1) == [list(range(20))]
+    assert outcomes(entry, 0, 1) == [list(range(20))]
     freed = contest([(0, 1)] * 40, [0] * 40, 20, "any")
     assert not bool(freed.certain)
-    assert freed.outcomes(0, 64) is None
+    assert outcomes(freed, 0, 64) is None
 
 
 @pytest.mark.parametrize(
