@@ -20,6 +20,7 @@ def instances() -> dict[str, tuple[str, ...]]:
         "permute.cu": _permute(),
         "combine.cu": _combine(),
         "activation.cu": _activation(),
+        "route.cu": _route(),
     }
 
 
@@ -133,3 +134,13 @@ def _activation() -> tuple[str, ...]:
         *(f"activate_quantize<{t}, bf16, kSwiglu, element::{f}, i64>"
           for t in ("bf16", "fp32") for f in formats),
     )  # fmt: skip
+
+
+def _route() -> tuple[str, ...]:
+    scores = ("kSoftmax", "kSigmoid", "kSqrtSoftplus", "kIdentityScore")
+    return (
+        *(f"route_naive<{t}>" for t in _TYPES),
+        *(f"route_warps<fp32, {s}, 8>" for s in scores),
+        *(f"route_warps<fp32, kSoftmax, {v}>" for v in (1, 2, 4, 16, 32)),
+        *(f"route_warps<{t}, kSoftmax, 4>" for t in ("bf16", "fp16")),
+    )

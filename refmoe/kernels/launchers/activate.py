@@ -52,8 +52,8 @@ def activate(
     """The intermediate [R, I] of gate_up [R, 2I], gate first ([R, I] where ungated).
 
     Shapes: gate_up: bf16, fp16 or fp32; expert: i32 or i64 [R], the local expert of
-    each row, read where `params` holds alpha, beta or limit; weights: f32[R], multiplied
-    in where the layer weights the intermediate
+    each row, read where `params` holds alpha, beta or limit; weights: f32[R], which
+    multiply the intermediate where the layer weights it
 
     Every operation is one of fp32, the result is rounded to `dtype` (gate_up's where
     None). `activation` stands in for the layer's (a shared expert's own).

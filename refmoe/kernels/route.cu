@@ -1,0 +1,337 @@
+// Logits to the chosen experts and their weights. Order of all keys: larger first, then by index.
+// Rounding: every operation is one of fp32.
+#include "route.cuh"
+#include "warp.cuh"
+
+// The best entrant by key, then by index; its key becomes 0. -1 if there is none left.
+__device__ __noinline__ i32 take_best(u32* keys, i32 count) {
+  i32 best = -1;
+#pragma unroll 1
+  for (i32 i = 0; i < count; ++i)
+    if (keys[i] && (best < 0 || keys[i] > keys[best])) best = i;
+  if (best >= 0) keys[best] = 0;
+  return best;
+}
+
+// What group g counts for: its best key, or the sum of its two best.
+__device__ __noinline__ u32 group_key(const u32* keys, i32 g, i32 size, i32 top2) {
+  u32 first = 0, second = 0;
+#pragma unroll 1
+  for (i32 i = g * size; i < (g + 1) * size; ++i) {
+    if (keys[i] > first) {
+      second = first;
+      first = keys[i];
+    } else if (keys[i] > second) {
+      second = keys[i];
+    }
+  }
+  return top2 ? sortable(__fadd_rn(from_sortable(first), from_sortable(second))) : first;
+}
+
+// kept = keys of the best groups; those of all others become the fill.
+__device__ __noinline__ void keep_groups(const u32* keys, u32* kept, const Router& router) {
+  const i32 size = router.choices / router.groups;
+  const u32 fill = sortable(router.fill_zero ? 0.0f : -infinity());
+#pragma unroll 1
+  for (i32 g = 0; g < router.groups; ++g) {
+    const u32 own = group_key(keys, g, size, router.top2);
+    i32 ahead = 0;
+#pragma unroll 1
+    for (i32 other = 0; other < router.groups; ++other) {
+      const u32 key = group_key(keys, other, size, router.top2);
+      ahead += key > own || (key == own && other < g);
+    }
+#pragma unroll 1
+    for (i32 i = g * size; i < (g + 1) * size; ++i)
+      kept[i] = ahead < router.top_groups ? keys[i] : fill;
+  }
+}
+
+// Puts e^(v - max) in place of `count` values and returns the sum.
+__device__ __noinline__ float exponentials(float* values, i32 count) {
+  float top = -infinity(), sum = 0.0f;
+#pragma unroll 1
+  for (i32 c = 0; c < count; ++c)
+    if (is_nan(values[c]) || values[c] > top) top = values[c];
+#pragma unroll 1
+  for (i32 c = 0; c < count; ++c) {
+    values[c] = expf(__fsub_rn(values[c], top));
+    sum = __fadd_rn(sum, values[c]);
+  }
+  return sum;
+}
+
+__device__ __noinline__ void softmax(float* values, i32 count) {
+  const float sum = exponentials(values, count);
+#pragma unroll 1
+  for (i32 c = 0; c < count; ++c) values[c] = __fdiv_rn(values[c], sum);
+}
+
+// The weight of one round of sparsemixer: a softmax over the near rivals of `expert`, those of
+// `taken` left out.
+__device__ __noinline__ float sparsemixer_round(const float* logits, float* scores, i32 count,
+                                                i32 expert, i32 taken, float jitter) {
+#pragma unroll 1
+  for (i32 c = 0; c < count; ++c) scores[c] = c == taken ? -infinity() : logits[c];
+  exponentials(scores, count);
+  const float top = logits[expert];
+  float sum = 0.0f;
+#pragma unroll 1
+  for (i32 c = 0; c < count; ++c) {
+    const float ratio = __fdiv_rn(__fsub_rn(top, logits[c]), at_least(fabsf(logits[c]), top));
+    if (c != taken && !(ratio > 2.0f * jitter)) sum = __fadd_rn(sum, scores[c]);
+  }
+  return __fdiv_rn(scores[expert], sum);
+}
+
+// Naive: one thread does one token, its logits, scores and keys in `scratch`, 4 words a column.
+// Grid: ceil(tokens / block), any block.
+template <class T>
+__global__ void route_naive(const T* given, i64 tokens, i32* ids, float* weights,
+                            float* shared_weights, float* scratch,
+                            const __grid_constant__ Router router) {
+  const i64 token = i64(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (token >= tokens) return;
+  const i32 columns = router.choices + router.shared, k = router.top_k;
+  float* logits = scratch + token * columns * 4;
+  float* scores = logits + columns;
+  u32* keys = reinterpret_cast<u32*>(scores + columns);  // two words a column
+#pragma unroll 1
+  for (i32 c = 0; c < columns; ++c) {
+    logits[c] = transformed(to_float(given[token * columns + c]), c, router);
+    scores[c] = own_score(logits[c], router.score);
+  }
+  if (router.score == kSoftmax && !router.compares_logits) softmax(scores, columns);
+#pragma unroll 1
+  for (i32 c = 0; c < router.choices; ++c) {
+    float key = router.compares_logits ? logits[c] : scores[c];
+    if (router.bias_on == kOnSelection)
+      key = __fadd_rn(key, read_float(router.bias, router.bias_type, c));
+    keys[c] = sortable(key);
+  }
+  if (router.groups != router.top_groups) {
+    keep_groups(keys, keys + router.choices, router);
+    keys += router.choices;
+  }
+  i32* chosen = ids + token * k;
+  float* weight = weights + token * k;
+  float* shared = shared_weights + token * router.shared;
+#pragma unroll 1
+  for (i32 j = 0; j < k; ++j)
+    chosen[j] = router.method == kHash ? looked_up(token, j, router)
+                                       : take_best(keys, router.choices);
+  if (router.method == kSparsemixer) {
+    weight[0] = sparsemixer_round(logits, scores, columns, chosen[0], -1, router.jitter);
+    weight[1] = sparsemixer_round(logits, scores, columns, chosen[1], chosen[0], router.jitter);
+  } else {
+#pragma unroll 1
+    for (i32 j = 0; j < k; ++j) weight[j] = chosen[j] < 0 ? -infinity() : scores[chosen[j]];
+    if (router.score == kSoftmax && router.compares_logits) softmax(weight, k);
+  }
+#pragma unroll 1
+  for (i32 s = 0; s < router.shared; ++s) shared[s] = scores[router.choices + s];
+#pragma unroll 1
+  for (i32 j = 0; j < k; ++j)
+    if (chosen[j] < 0) weight[j] = 0.0f;
+  if (router.renormalize != kAsTheyAre) {
+    float sum = 0.0f;
+#pragma unroll 1
+    for (i32 j = 0; j < k; ++j) sum = __fadd_rn(sum, weight[j]);
+#pragma unroll 1
+    for (i32 s = 0; s < router.shared; ++s) sum = __fadd_rn(sum, shared[s]);
+    const float total = divisor(sum, router);
+#pragma unroll 1
+    for (i32 j = 0; j < k; ++j) weight[j] = __fdiv_rn(weight[j], total);
+#pragma unroll 1
+    for (i32 s = 0; s < router.shared; ++s) shared[s] = __fdiv_rn(shared[s], total);
+  }
+#pragma unroll 1
+  for (i32 j = 0; j < k; ++j)
+    weight[j] = chosen[j] < 0 ? 0.0f : scaled(weight[j], chosen[j], router);
+#pragma unroll 1
+  for (i32 s = 0; s < router.shared; ++s)
+    if (router.scale != 1.0f) shared[s] = __fmul_rn(shared[s], router.scale);
+}
+
+__device__ __forceinline__ float sum_over_warp(float value) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2)
+    value = __fadd_rn(value, __shfl_xor_sync(kAllLanes, value, offset));
+  return value;
+}
+
+// The maximum over the warp as a softmax wants it: NaN if there is one.
+__device__ __forceinline__ float maximum_over_warp(float value) {
+  const bool nan = __any_sync(kAllLanes, is_nan(value));
+  const float top = from_sortable(__reduce_max_sync(kAllLanes, sortable(value)));
+  return nan ? quiet_nan() : top;
+}
+
+// The warp's best entrant by key, then by index; lane l holds indices l, 32 + l, 64 + l ...
+template <int V> __device__ __forceinline__ i32 best_of_warp(const u32 (&keys)[V], u32& key) {
+  u32 own = 0, at = 0;
+#pragma unroll
+  for (int v = 0; v < V; ++v)
+    if (keys[v] > own) {
+      own = keys[v];
+      at = u32(v * 32);
+    }
+  key = __reduce_max_sync(kAllLanes, own);
+  const u32 index = own == key ? at + u32(lane_of_thread()) : ~0u;
+  return i32(__reduce_min_sync(kAllLanes, index));
+}
+
+template <int V> __device__ __forceinline__ void remove(u32 (&keys)[V], i32 index) {
+#pragma unroll
+  for (int v = 0; v < V; ++v)
+    if (index == v * 32 + lane_of_thread()) keys[v] = 0;
+}
+
+// The value that the lane of `index` holds there.
+template <int V> __device__ __forceinline__ float value_at(const float (&values)[V], i32 index) {
+  float own = 0.0f;
+#pragma unroll
+  for (int v = 0; v < V; ++v)
+    if (index / 32 == v) own = values[v];
+  return __shfl_sync(kAllLanes, own, index % 32);
+}
+
+// Leaves the keys of the best groups and gives all others the fill; at most 32 groups.
+template <int V>
+__device__ __forceinline__ void keep_groups_of_warp(u32 (&keys)[V], const Router& router) {
+  const i32 size = router.choices / router.groups, lane = lane_of_thread();
+  u32 score[1] = {0};  // of the group whose number is this lane's
+#pragma unroll 1
+  for (i32 g = 0; g < router.groups; ++g) {
+    u32 members[V], first, second;
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const i32 index = v * 32 + lane;
+      members[v] = index >= g * size && index < (g + 1) * size ? keys[v] : 0;
+    }
+    remove(members, best_of_warp(members, first));
+    float sum = from_sortable(first);
+    if (router.top2) {
+      best_of_warp(members, second);
+      sum = __fadd_rn(sum, from_sortable(second));
+    }
+    if (lane == g) score[0] = sortable(sum);
+  }
+  u32 kept = 0;
+#pragma unroll 1
+  for (i32 n = 0; n < router.top_groups; ++n) {
+    u32 key;
+    const i32 g = best_of_warp(score, key);
+    kept |= 1u << g;
+    if (lane == g) score[0] = 0;
+  }
+  const u32 fill = sortable(router.fill_zero ? 0.0f : -infinity());
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    const i32 index = v * 32 + lane;
+    if (index < router.choices && !(kept >> (index / size) & 1u)) keys[v] = fill;
+  }
+}
+
+// The scores of all columns in place of their logits; lanes past the last column have -inf.
+template <Score S, int V>
+__device__ __forceinline__ void score_all(float (&scores)[V], i32 columns, const Router& router) {
+  if (S != kSoftmax) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) scores[v] = own_score(scores[v], S);
+    return;
+  }
+  float top = -infinity(), sum = 0.0f;
+#pragma unroll
+  for (int v = 0; v < V; ++v)
+    if (is_nan(scores[v]) || scores[v] > top) top = scores[v];
+  top = maximum_over_warp(top);
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    scores[v] = v * 32 + lane_of_thread() < columns ? expf(__fsub_rn(scores[v], top)) : 0.0f;
+    sum = __fadd_rn(sum, scores[v]);
+  }
+  // The sum is 1 at least, or NaN.
+  const float share = __fdiv_rn(1.0f, sum_over_warp(sum));
+#pragma unroll
+  for (int v = 0; v < V; ++v) scores[v] = __fmul_rn(scores[v], share);
+}
+
+// One warp does one token: V columns a lane, up to 32 slots, groups and shared columns.
+// Grid: ceil(tokens / 4), block 128.
+template <class T, Score S, int V>
+__global__ void __launch_bounds__(128)
+route_warps(const T* given, i64 tokens, i32* ids, float* weights, float* shared_weights,
+            const __grid_constant__ Router router) {
+  const i64 token = i64(blockIdx.x) * 4 + threadIdx.x / 32;
+  if (token >= tokens) return;
+  const i32 columns = router.choices + router.shared, k = router.top_k, lane = lane_of_thread();
+  float scores[V];
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    const i32 c = v * 32 + lane;
+    scores[v] = c < columns ? to_float(given[token * columns + c]) : -infinity();
+  }
+  if (transforms(router))
+#pragma unroll
+    for (int v = 0; v < V; ++v) scores[v] = transformed(scores[v], v * 32 + lane, router);
+  if (!router.compares_logits) score_all<S>(scores, columns, router);
+  i32 id = -1;  // of the slot whose number is this lane's
+  if (router.method == kHash) {
+    if (lane < k) id = looked_up(token, lane, router);
+  } else {
+    u32 keys[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const i32 c = v * 32 + lane;
+      float key = scores[v];
+      if (router.bias_on == kOnSelection && c < router.choices)
+        key = __fadd_rn(key, read_float(router.bias, router.bias_type, c));
+      keys[v] = c < router.choices ? sortable(key) : 0u;
+    }
+    if (router.groups != router.top_groups) keep_groups_of_warp(keys, router);
+#pragma unroll 1
+    for (i32 j = 0; j < k; ++j) {
+      u32 key;
+      const i32 best = best_of_warp(keys, key);
+      remove(keys, best);
+      if (lane == j) id = best;
+    }
+  }
+  float weight = 0.0f, shared = 0.0f;
+#pragma unroll 1
+  for (i32 j = 0; j < k; ++j) {
+    const i32 own = __shfl_sync(kAllLanes, id, j);
+    const float taken = value_at(scores, own < 0 ? 0 : own);
+    if (lane == j) weight = taken;
+  }
+#pragma unroll 1
+  for (i32 s = 0; s < router.shared; ++s) {
+    const float taken = value_at(scores, router.choices + s);
+    if (lane == s) shared = taken;
+  }
+  if (router.compares_logits) {
+    if (S == kSoftmax) {
+      const float top = maximum_over_warp(id < 0 ? -infinity() : weight);
+      weight = lane < k && id >= 0 ? expf(__fsub_rn(weight, top)) : 0.0f;
+      weight = __fdiv_rn(weight, sum_over_warp(weight));
+    } else {
+      weight = own_score(weight, S);
+    }
+    shared = own_score(shared, S);
+  }
+  if (id < 0) weight = 0.0f;
+  if (router.renormalize != kAsTheyAre) {
+    const float own = __fadd_rn(weight, lane < router.shared ? shared : 0.0f);
+    const float total = divisor(sum_over_warp(own), router);
+    weight = __fdiv_rn(weight, total);
+    shared = __fdiv_rn(shared, total);
+  }
+  if (lane < k) {
+    ids[token * k + lane] = id;
+    weights[token * k + lane] = id < 0 ? 0.0f : scaled(weight, id, router);
+  }
+  if (lane < router.shared)
+    shared_weights[token * router.shared + lane] =
+        router.scale != 1.0f ? __fmul_rn(shared, router.scale) : shared;
+}
