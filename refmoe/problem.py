@@ -17,10 +17,8 @@ from refmoe.case import Case, format_of
 from refmoe.protocol import OPS
 from refmoe.regimes import Regime, Source, regime
 from refmoe.regimes.load import ids as load_ids
+from refmoe.regimes.params import VOCABULARY, layer_params, router_params
 from refmoe.regimes.regime import plain
-
-#: Rows of the table that hash routing looks token ids up in.
-VOCABULARY = 97
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ def build(case: Case, numerics: Numerics = PRESETS["ieee"]) -> Problem:
     """
     layer, rule = case.layer, regime(case.regime)
     source = Source(case, layer, load_ids(case, layer))
-    params = (_params if OPS[case.op].weighted else _router)(source, rule)
+    params = (layer_params if OPS[case.op].weighted else router_params)(source, rule)
     inputs = _INPUTS[case.op](source, rule, params)
     return Problem(case, layer, params, inputs, numerics)
 
@@ -74,62 +72,6 @@ def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
         for field in fields(value):
             found |= tensors(getattr(value, field.name), f"{name}.{field.name}")
     return found
-
-
-def _router(source: Source, rule: Regime) -> Params:
-    """Params of ops that see no weights, which then lie on the meta device."""
-    layer = source.layer
-    shape = (layer.experts, layer.gate_up_rows, layer.hidden)
-    return Params(
-        gate_up=torch.empty(shape, device="meta"),
-        down=torch.empty(shape[0], shape[2], layer.intermediate, device="meta"),
-        **_routing_params(source, rule),
-    )
-
-
-def _routing_params(source: Source, rule: Regime) -> dict[str, torch.Tensor]:
-    layer, found = source.layer, {}
-    if layer.routing.bias != "none":
-        found["router_bias"] = plain(rule.router_bias(source), "fp32")
-    if layer.routing.per_expert_scale:
-        found["per_expert_scale"] = plain(rule.expert_scale(source), "fp32")
-    if layer.routing.method == "hash":
-        stream = source.stream("hash_table")
-        table = stream.permutations(VOCABULARY, layer.routed_choices)
-        found["hash_table"] = table[:, : layer.top_k].contiguous()
-    return found
-
-
-def _params(source: Source, rule: Regime) -> Params:
-    layer = source.layer
-    e, h, i = layer.experts, layer.hidden, layer.intermediate
-    found: dict[str, Any] = _routing_params(source, rule)
-    found["gate_up"] = rule.weight(
-        source, "gate_up", (e, layer.gate_up_rows, h), layer.weights
-    )
-    found["down"] = rule.weight(source, "down", (e, h, i), layer.weights)
-    if layer.expert_bias:
-        for name, shape in (
-            ("gate_up_bias", (e, layer.gate_up_rows)),
-            ("down_bias", (e, h)),
-        ):
-            found[name] = plain(rule.bias(source, name, shape), layer.dtype)
-    if layer.shared is not None:
-        columns = layer.shared.intermediate
-        gated = (layer.shared.activation or layer.activation).gated
-        rows = columns * (2 if gated else 1)
-        # Shared experts stay in the layer's own type, as the released models have them.
-        for name, size in (
-            ("shared_gate_up", (rows, h)),
-            ("shared_down", (h, columns)),
-        ):
-            found[name] = rule.weight(source, name, size, layer.dtype)
-        if layer.shared.combine == "gated":
-            row = rule.weight(source, "shared_gate", (1, h), layer.dtype)
-            found["shared_gate"] = row[0]
-    params = Params(**found)
-    params.check(layer)
-    return params
 
 
 def _x(source: Source, rule: Regime, name: str = "x", rows: int | None = None) -> Any:
