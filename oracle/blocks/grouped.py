@@ -60,12 +60,8 @@ def grouped_dequantize(blocks: Blocks, offsets: torch.Tensor) -> torch.Tensor:
         values.append(
             dequantize(Blocks(blocks.codes[start:stop], scales, format, whole))
         )
-    return torch.cat(values) if values else dequantize_nothing(blocks)
-
-
-def dequantize_nothing(blocks: Blocks) -> torch.Tensor:
-    """f64[0, K]."""
-    return blocks.codes.new_zeros(blocks.codes.shape, dtype=torch.float64)
+    nothing = blocks.codes.new_zeros(0, blocks.codes.shape[1], dtype=torch.float64)
+    return torch.cat([*values, nothing])
 
 
 def _region(x: torch.Tensor, format: BlockFormat) -> Blocks:

@@ -59,7 +59,7 @@ def quantize(
             f"quantize: x is {x.dtype}; give float64, float32, bfloat16 or float16"
         )
     grid = Grid.of(x.shape, format, axis)
-    tiles = grid.cut(_narrowed(x))
+    tiles = grid.cut(_narrowed(x.detach()))
     amax = peaks(tiles, grid)
     broken = ~amax.isfinite()
     clean = not bool(broken.any())
@@ -72,8 +72,12 @@ def quantize(
     if not clean and format.nonfinite == "propagate":
         stored = stored.masked_fill(broken, nan_scale(format))
         codes.masked_fill_(broken[:, None, :, None], 0)
-    joined = grid.join(codes).contiguous()
-    return Blocks(joined, grid.spread(stored), format, kept_scale(whole, grid))
+    return Blocks(
+        grid.join(codes).contiguous(),
+        grid.spread(stored).contiguous(),
+        format,
+        kept_scale(whole, grid),
+    )
 
 
 def dequantize(

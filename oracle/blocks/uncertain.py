@@ -109,12 +109,15 @@ def range_of(
     """Ends of elements, of amax and of scales for value +- radius."""
     centre, reach = grid.blocks(grid.cut(value)), grid.blocks(grid.cut(radius))
     infinity = centre.new_tensor(math.inf)
+    reach = reach.masked_fill(reach.isnan(), math.inf)
     sure = reach == 0
     low = torch.where(sure, centre, torch.nextafter(centre - reach, -infinity))
     high = torch.where(sure, centre, torch.nextafter(centre + reach, infinity))
-    if format.nonfinite == "saturate":
-        # NaN stays out of amax.
-        low, high = (end.masked_fill(end.isnan(), 0.0) for end in (low, high))
+    # What is no number stays out of amax: its element, or its whole block.
+    left_out = centre.isnan()
+    if format.nonfinite == "propagate":
+        left_out = (~centre.isfinite()).any(1, keepdim=True)
+    low, high = (end.masked_fill(left_out, 0.0) for end in (low, high))
     largest = torch.maximum(low.abs(), high.abs()).amax(1, keepdim=True)
     nearest = torch.minimum(low.abs(), high.abs())
     nearest = nearest.masked_fill((low <= 0) & (high >= 0), 0.0)
@@ -146,8 +149,7 @@ def hull(span: Range, format: BlockFormat) -> tuple[torch.Tensor, torch.Tensor]:
     for chosen, stored in candidates(span, format):
         low, high = element_ends(span, chosen, stored, format)
         for value in values_of(span, chosen, stored, format):
-            ends = torch.minimum(bottom[chosen], low * value)
-            bottom[chosen] = ends
+            bottom[chosen] = torch.minimum(bottom[chosen], low * value)
             top[chosen] = torch.maximum(top[chosen], high * value)
     return bottom, top
 

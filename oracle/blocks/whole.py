@@ -20,7 +20,8 @@ def fp32(x: torch.Tensor) -> torch.Tensor:
     """Float64 results of one fp32 operation, rounded to fp32.
 
     Rounding a float64 sum, product or quotient of fp32 numbers once more is innocuous:
-    53 >= 2 * 24 + 2 bits.
+    53 >= 2 * 24 + 2 bits. A quotient keeps 2^-49 of itself away from every tie of fp32,
+    so that not even a last bit lost to dividing by way of a reciprocal would matter.
     """
     return round_to(x, "fp32")
 
@@ -99,6 +100,11 @@ def per_group(whole: Whole | None, grid: Grid) -> Whole | None:
 
 def spread_global(scale: torch.Tensor, grid: Grid) -> torch.Tensor:
     """One number, or one per leading index, as f64[G, 1]."""
+    if scale.numel() not in (1, grid.lead.numel()):
+        raise ValueError(
+            f"blocks: global_scale has shape {tuple(scale.shape)}; give one number or "
+            f"one per leading index {tuple(grid.lead)}"
+        )
     scale = scale.to(torch.float64).reshape(-1, 1)
     return scale.expand(grid.lead.numel(), grid.counts[0]).reshape(-1, 1)
 

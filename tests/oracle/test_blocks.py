@@ -420,6 +420,15 @@ def test_presets_are_named_and_distinct():
         ),
         (
             lambda: dequantize(
+                replace(
+                    quantize(torch.ones(2, 32), "nvfp4"), global_scale=torch.ones(2)
+                )
+            ),
+            ValueError,
+            r"global_scale has shape \(2,\); give one number or one per leading",
+        ),
+        (
+            lambda: dequantize(
                 Blocks(
                     torch.zeros(1, 32),
                     torch.zeros(1, 1, dtype=torch.uint8),

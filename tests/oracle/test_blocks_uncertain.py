@@ -154,11 +154,35 @@ def test_quantize_tap_unknown_radius():
     """An infinite radius reaches every value that the format has."""
     x = torch.ones(2, 32, dtype=torch.float64)
     radius = torch.zeros_like(x)
-    radius[0, 3] = torch.inf
-    _, found = quantize_tap(Tap(x, radius), "mxfp4")
-    assert found.worst[0, 3] >= 6 * 2.0**125
-    assert (found.worst[0, 4:] >= 1).all()
-    assert not found.worst[1].any()
+    for unknown in (torch.inf, torch.nan):
+        radius[0, 3] = unknown
+        _, found = quantize_tap(Tap(x, radius), "mxfp4")
+        assert found.worst[0, 3] >= 6 * 2.0**125
+        assert (found.worst[0, 4:] >= 1).all()
+        assert not found.worst[1].any()
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "nvfp4:te", "fp8_group_128"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_quantize_tap_bounds_beside_a_nan(name, bad):
+    """A block that is not a number leaves the bounds of the others alone."""
+    x = _values(10)
+    x[7, 130] = bad
+    format = replace(preset(name), nonfinite="propagate")
+    radius = x.nan_to_num(1.0, 1.0).abs() * 1e-3
+    _, found = quantize_tap(Tap(x, radius), format)
+    start = 130 // format.block[1] * format.block[1]
+    block = slice(start, start + format.block[1])
+    assert found.value[7, block].isnan().all()
+    clean = x.clone()
+    clean[7, block] = 0
+    calm = radius.clone()
+    calm[7, block] = 0
+    _, other = quantize_tap(Tap(clean, calm), format)
+    others = torch.ones_like(x, dtype=torch.bool)
+    others[7, block] = False
+    assert torch.equal(found.worst[others], other.worst[others])
+    assert (found.worst[others] > 0).any()
 
 
 def test_quantize_tap_likely_within_worst():
