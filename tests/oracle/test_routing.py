@@ -145,6 +145,7 @@ def test_route_nan_comes_after_minus_infinity() -> None:
     whole = run(row, Routing("softmax"), 3)
     assert whole.ids.tolist() == [[0, 1, 2]]
     assert whole.weights.value.isnan().all()
+    assert whole.weights.exact
 
 
 @pytest.mark.parametrize(
@@ -283,6 +284,30 @@ def test_route_saturated_gates_are_exact() -> None:
         weights = run(rows, routing, 4, Numerics()).weights
         assert weights.value.eq(0.625).all()
         assert weights.exact == (renormalize == "sum")
+
+
+def test_route_rounds_the_logits_where_declared() -> None:
+    x = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
+    layer = Layer(8, 8, 8, 3, Routing("softmax", "topk_then_score"))
+    rounded = route(x, layer, params(), Numerics(logits="bf16"))
+    narrow = route(x.bfloat16(), layer, params(), Numerics())
+    assert torch.equal(rounded.ids, narrow.ids)
+    assert torch.equal(rounded.weights.value, narrow.weights.value)
+    # Logits that bf16 does not tell apart tie; at their own type they do not.
+    close = torch.tensor([[1.0, 1.0 + 2.0**-10, 0, 0, 0, 0, 0, 0]])
+    assert route(close, layer, params(), Numerics(logits="bf16")).ids[0, 0] == 0
+    assert route(close, layer, params(), Numerics()).ids[0, 0] == 1
+
+
+def test_route_bf16_sum_of_a_bf16_bias_may_stay_wide() -> None:
+    logits = torch.tensor([[0.0, 0.01, -9.0]]).bfloat16()
+    bias = torch.tensor([8.0, 8.0, 0.0]).bfloat16()
+    layer = Layer(8, 8, 3, 1, Routing("sigmoid", bias="selection"))
+    for fused, both in ((True, True), (False, False)):
+        numerics = Numerics(router="bf16", fused=fused)
+        admissible = route(logits, layer, params(router_bias=bias), numerics).admissible
+        assert bool(admissible.contains(torch.tensor([[0]])))
+        assert bool(admissible.contains(torch.tensor([[1]]))) == both
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,14 @@ def test_route_float32_lies_within_worst_case(method: str) -> None:
         assert_within(routed, *route_float32(x, layer, params, score, total))
 
 
+@pytest.mark.parametrize("method", ["softmax", "sigmoid_plain", "sqrtsoftplus_plain"])
+def test_route_may_compare_logits_instead_of_scores(method: str) -> None:
+    """Without a bias the score keeps the order of the logits."""
+    layer, params = make(METHODS[method], 32, 5, seed=2)
+    x = draw(32, 32, seed=10)
+    assert bool(route(x, layer, params).admissible.contains(largest(x, 5)).all())
+
+
 @pytest.mark.parametrize("experts", [1, 3, 160])
 def test_route_float32_lies_within_worst_case_at_other_sizes(experts: int) -> None:
     for number, name in enumerate(("softmax_renormalized", "sqrtsoftplus")):
