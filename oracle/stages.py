@@ -215,8 +215,9 @@ class Stages:
             layer, params = self.layer, self.params
             quantised = isinstance(params.shared_gate_up, Blocks)
             seen = self.prepared if quantised else self.tokens
-            routed = self.routed_logits
-            gammas = None if routed is None else routed.shared_weights
+            routed = self.routed_logits if layer.routing.shared_logits else None
+            # They share the normalisation, so they depend on what was chosen.
+            gammas = None if routed is None else routed.weigh(self.ids())[1]
             return shared_expert(
                 layer, params, seen, self.tokens, gammas, self.numerics, self.columns
             )
