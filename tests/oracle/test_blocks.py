@@ -76,7 +76,7 @@ def test_quantize_float64_keeps_the_last_bit():
 @pytest.mark.parametrize("name", DISTINCT)
 def test_quantize_same_bytes_from_every_type(name):
     """bf16 numbers quantise alike as bf16, fp32 and fp64, by table or by rounding."""
-    x = _sample(256, 256, seed=2, dtype=torch.bfloat16)
+    x = _sample(128, 256, seed=2, dtype=torch.bfloat16)
     x[3] = 0
     x[5, :20] = -0.0
     blocks = quantize(x, name)
@@ -93,7 +93,7 @@ def test_quantize_same_bytes_from_every_type(name):
 @pytest.mark.parametrize("name", DISTINCT)
 def test_quantize_is_idempotent_in_value(name):
     """What was decoded quantises to itself, under the same scales."""
-    x = _sample(256, 256, seed=3)
+    x = _sample(128, 256, seed=3)
     blocks = quantize(x, name)
     once = dequantize(blocks)
     given_scale = blocks.global_scale
@@ -105,7 +105,7 @@ def test_quantize_is_idempotent_in_value(name):
     rows, columns = preset(name).block
     unchanged = (again.scales == blocks.scales).to(torch.uint8)
     spread = unchanged.repeat_interleave(columns or 256, -1)
-    spread = spread.repeat_interleave(rows or 256, -2)[..., :256, :256].bool()
+    spread = spread.repeat_interleave(rows or 128, -2)[..., :256, :256].bool()
     assert not (changed & spread).any()
 
 
