@@ -21,6 +21,8 @@ def instances() -> dict[str, tuple[str, ...]]:
         "combine.cu": _combine(),
         "activation.cu": _activation(),
         "route.cu": _route(),
+        "omni.cu": _omni(),
+        "omni_experts.cu": _omni_experts(),
     }
 
 
@@ -143,4 +145,26 @@ def _route() -> tuple[str, ...]:
         *(f"route_warps<fp32, {s}, 8>" for s in scores),
         *(f"route_warps<fp32, kSoftmax, {v}>" for v in (1, 2, 4, 16, 32)),
         *(f"route_warps<{t}, kSoftmax, 4>" for t in ("bf16", "fp16")),
+    )
+
+
+def _omni() -> tuple[str, ...]:
+    types = ("fp32, fp32", "bf16, fp32", "bf16, bf16", "fp16, fp16")
+    spreads = ("1, 1", "1, 2", "1, 4", "4, 1", "8, 1")
+    return (
+        *(f"omni_route_naive<{t}, i32>" for t in types),
+        *(f"omni_route_staircase<{t}, i32, 1, 1, 4>" for t in types),
+        *(f"omni_route_staircase<fp32, fp32, i32, {q}, 1, 4>" for q in (2, 3, 4)),
+        *(
+            f"omni_route_staircase<fp32, fp32, i32, 1, {s}>"
+            for s in spreads
+            if s != "1, 4"
+        ),
+        *(f"omni_route_backward<{t}, i32>" for t in _TYPES),
+    )
+
+
+def _omni_experts() -> tuple[str, ...]:
+    return tuple(
+        f"omni_experts<{t}, fp32, i32, {n}>" for t in _TYPES for n in (1, _WIDE[t])
     )

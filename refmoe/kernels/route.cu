@@ -1,7 +1,6 @@
 // Logits to the chosen experts and their weights. Order of all keys: larger first, then by index.
 // Rounding: every operation is one of fp32.
 #include "route.cuh"
-#include "warp.cuh"
 
 // The best entrant by key, then by index; its key becomes 0. -1 if there is none left.
 __device__ __noinline__ i32 take_best(u32* keys, i32 count) {
@@ -165,26 +164,6 @@ __device__ __forceinline__ float maximum_over_warp(float value) {
   const bool nan = __any_sync(kAllLanes, is_nan(value));
   const float top = from_sortable(__reduce_max_sync(kAllLanes, sortable(value)));
   return nan ? quiet_nan() : top;
-}
-
-// The warp's best entrant by key, then by index; lane l holds indices l, 32 + l, 64 + l ...
-template <int V> __device__ __forceinline__ i32 best_of_warp(const u32 (&keys)[V], u32& key) {
-  u32 own = 0, at = 0;
-#pragma unroll
-  for (int v = 0; v < V; ++v)
-    if (keys[v] > own) {
-      own = keys[v];
-      at = u32(v * 32);
-    }
-  key = __reduce_max_sync(kAllLanes, own);
-  const u32 index = own == key ? at + u32(lane_of_thread()) : ~0u;
-  return i32(__reduce_min_sync(kAllLanes, index));
-}
-
-template <int V> __device__ __forceinline__ void remove(u32 (&keys)[V], i32 index) {
-#pragma unroll
-  for (int v = 0; v < V; ++v)
-    if (index == v * 32 + lane_of_thread()) keys[v] = 0;
 }
 
 // The value that the lane of `index` holds there.

@@ -1,6 +1,7 @@
 // What both routing kernels share: the router's description, keys that compare, weights.
 #pragma once
 #include "functions.cuh"
+#include "selection.cuh"
 
 enum Score { kSoftmax, kSigmoid, kSqrtSoftplus, kIdentityScore };
 enum Method { kTopK, kSparsemixer, kHash };
@@ -29,19 +30,6 @@ __device__ __forceinline__ float read_float(const void* from, int type, i32 inde
 }
 __device__ __forceinline__ i64 read_index(const void* from, int wide, i64 index) {
   return wide ? static_cast<const i64*>(from)[index] : i64(static_cast<const i32*>(from)[index]);
-}
-
-// An integer that compares as the value does: -0 as +0, every NaN below -inf. 0 stands for no
-// entrant at all.
-constexpr u32 kNanKey = 1u;
-__device__ __forceinline__ u32 sortable(float value) {
-  if (is_nan(value)) return kNanKey;
-  const u32 bits = __float_as_uint(__fadd_rn(value, 0.0f));
-  return bits & kSign ? ~bits : bits | kSign;
-}
-__device__ __forceinline__ float from_sortable(u32 key) {
-  if (key == kNanKey) return quiet_nan();
-  return __uint_as_float(key & kSign ? key & ~kSign : ~key);
 }
 
 // A logit after scale, softcap and a logits bias. Not inlined: most routers do none of it.

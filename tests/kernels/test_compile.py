@@ -19,7 +19,7 @@ def test_compile_every_instance(target: str, file: str) -> None:
     _, image = cache.fetch(file, expressions, target)
     assert image.warnings == ()
     assert set(image.usage) == set(expressions)
-    # A division's long way is a call, around which a register may wait on the stack.
+    # The long way of a division is a call: a register may wait on the stack.
     spilled = {
         name: usage
         for name, usage in image.usage.items()
@@ -34,7 +34,7 @@ def test_compile_covers_every_file() -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_compile_portable_code_keeps_denormals(file: str) -> None:
-    """PTX for any other GPU: nothing flushes but the heart of the compiler's own expf."""
+    """Portable PTX: nothing flushes but the heart of the compiler's own expf."""
     first = catalogue.instances()[file][0]
     ptx = compiler.compile_file(file, (first,), "compute_80").code.decode()
     assert set(re.findall(r"\S*(?:ftz|approx)\S*", ptx)) <= {

@@ -1,9 +1,8 @@
-"""Routing kernels: an admissible selection, weights within bounds, ids fit for any bits."""
+"""Routing kernels: admissible selections, weights within bounds, ids for any bits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import get_args
 
 import pytest
@@ -84,7 +83,8 @@ ROUTINGS = {
                         group_score="top2", renormalize="sum_plus_epsilon",
                         epsilon=1e-20, scale=2.5)),
     "deepseek_v4": (
-        256, 6, Routing("sqrtsoftplus", bias="selection", renormalize="sum", scale=1.5)),
+        256, 6, Routing("sqrtsoftplus", bias="selection", renormalize="sum",
+                        scale=1.5)),
     "deepseek_v4_hash": (
         256, 6, Routing("sqrtsoftplus", method="hash", renormalize="sum", scale=1.5)),
     "phi": (16, 2, Routing(method="sparsemixer")),
@@ -221,33 +221,37 @@ def test_route_leaves_tokens_outside_the_table_empty(emulated: None) -> None:
         assert got.weights[1:].eq(0).all()
 
 
-SOFT = Routing()
-
-
 @pytest.mark.parametrize(
-    ("call", "error", "message"),
+    ("routing", "top_k", "x", "error", "message"),
     [
-        (lambda m=model(8, 2, SOFT): route(torch.zeros(2, 9), params(m), m),
-         ValueError, r"logits has shape \(2, 9\); it must be \[any, 8\]"),
-        (lambda m=model(8, 2, SOFT): route(torch.zeros(2, 8).double(), params(m), m),
-         TypeError, "logits is float64; convert it to bfloat16, float16, float32"),
-        (lambda m=model(8, 3, Routing(method="sparsemixer")):
-         route(torch.zeros(2, 8), params(m), m), ValueError, "has two rounds, but top_k=3"),
-        (lambda m=model(8, 2, Routing(shared_logits=1)):
-         route(torch.zeros(2, 9), params(m), m), ValueError, "a score of each logit alone"),
-        (lambda m=model(8, 2, Routing(groups=8, top_groups=2, group_score="top2")):
-         route(torch.zeros(2, 8), params(m), m), ValueError, "needs 2 experts in a group"),
-        (lambda m=model(8, 2, Routing(method="hash", groups=2)):
-         route(torch.zeros(2, 8), params(m), m), ValueError, "go with method='topk'"),
-        (lambda m=model(8, 2, Routing(bias="selection")):
-         route(torch.zeros(2, 8), Params(torch.zeros(0), torch.zeros(0)), m),
-         ValueError, "Params.router_bias is missing"),
-        (lambda m=model(8, 2, Routing(method="hash")):
-         route(torch.zeros(2, 8), params(m), m), ValueError, "token_ids are missing"),
+        (Routing(), 2, torch.zeros(2, 9), ValueError,
+         r"logits has shape \(2, 9\); it must be \[any, 8\]"),
+        (Routing(), 2, torch.zeros(2, 8).double(), TypeError,
+         "logits is float64; convert it to bfloat16, float16, float32"),
+        (Routing(method="sparsemixer"), 3, torch.zeros(2, 8), ValueError,
+         "sparsemixer has two rounds, but top_k=3"),
+        (Routing(method="sparsemixer", bias="selection"), 2, torch.zeros(2, 8),
+         ValueError, "sparsemixer takes no selection bias"),
+        (Routing(shared_logits=1), 2, torch.zeros(2, 9), ValueError,
+         "a score of each logit alone"),
+        (Routing(groups=8, top_groups=2, group_score="top2"), 2, torch.zeros(2, 8),
+         ValueError, "needs 2 experts in a group"),
+        (Routing(method="hash", groups=2), 2, torch.zeros(2, 8), ValueError,
+         "groups=2 go with method='topk'"),
+        (Routing(method="hash"), 2, torch.zeros(2, 8), ValueError,
+         "token_ids are missing; hash routing looks them up"),
     ],
 )  # fmt: skip
 def test_route_refuses(
-    call: Callable[[], object], error: type[Exception], message: str, emulated: None
-) -> None:
+    routing: Routing, top_k: int, x: torch.Tensor, error: type[Exception],
+    message: str, emulated: None,
+) -> None:  # fmt: skip
+    layer = model(8, top_k, routing)
     with pytest.raises(error, match=message):
-        call()
+        route(x, params(layer), layer)
+
+
+def test_route_names_a_missing_bias(emulated: None) -> None:
+    layer = model(8, 2, Routing(bias="selection"))
+    with pytest.raises(ValueError, match=r"Params\.router_bias is missing; the layer"):
+        route(torch.zeros(2, 8), Params(torch.zeros(0), torch.zeros(0)), layer)
