@@ -79,7 +79,8 @@ def judge(
 
 def _fits(judgement: Judgement) -> bool:
     """Whether an undeclared arithmetic explains the result without being stretched."""
-    return judgement.verdict.kind not in (Kind.WRONG, Kind.SUSPECT)
+    explained = (Kind.BIT_EQUAL, Kind.WITHIN, Kind.AMBIGUOUS)
+    return judgement.verdict.kind in explained
 
 
 def _under(

@@ -27,7 +27,8 @@ def stage_verdicts(
 
     Rows of permuted taps are brought into the oracle's order through the port's own
     `rows`, where it exposes them; else they count as being in that order. Where it
-    exposes admissible ids, the stages after them are those of its own selection.
+    exposes admissible ids, the stages after them are those of its own selection, in its
+    own order.
     """
     found: list[Verdict] = []
     order: torch.Tensor | None = None
@@ -47,7 +48,7 @@ def stage_verdicts(
         tap = trace[name]
         if name == "ids":
             found.append(selection(name, tap, got))
-            if found[-1].kind is Kind.AMBIGUOUS:
+            if not found[-1].kind.failed and not torch.equal(got.long(), tap.value):
                 rows = torch.arange(len(got))
                 trace = oracle(problem, rows=rows, ids=got.long())
             continue

@@ -154,13 +154,16 @@ def run_bench() -> None:
 
     console = terminal.console_for()
     for module in pkgutil.iter_modules(bench.__path__):
-        if module.name.startswith("oracle_"):
-            result = importlib.import_module(f"{bench.__name__}.{module.name}").run()
-            for row in result if isinstance(result, list) else [result]:
-                words = "  ".join(
-                    f"{key} {_short(v)}" for key, v in asdict(row).items()
-                )
-                console.print(words, highlight=False, soft_wrap=True)
+        if not module.name.startswith("oracle_"):
+            continue
+        console.print(f"{module.name} ...", style="dim", highlight=False)
+        result = importlib.import_module(f"{bench.__name__}.{module.name}").run()
+        for row in result if isinstance(result, list) else [result]:
+            values = asdict(row)
+            if hasattr(row, "ratio"):
+                values["ratio"] = row.ratio
+            words = (f"{key} {_short(value)}" for key, value in values.items())
+            console.print("  ".join(words), highlight=False, soft_wrap=True)
 
 
 def _short(value: object) -> str:

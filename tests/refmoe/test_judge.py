@@ -120,6 +120,20 @@ def test_judge_undeclared_names_what_fits(problem: Problem) -> None:
     assert judge(problem, ran(2, 2, 2), oracle=oracle).verdict.kind is Kind.WRONG
 
 
+def test_judge_undeclared_needs_more_than_undecided_or_suspect(
+    problem: Problem,
+) -> None:
+    """An arithmetic under which nothing can be decided explains nothing."""
+    open_, closed = tied_oracle(None), tied_oracle(torch.tensor([[0, 1]]))
+
+    def oracle(problem: Problem, **kw: Any) -> Trace:
+        return (closed if problem.numerics.router == "fp32" else open_)(problem, **kw)
+
+    others = {"loose": Numerics(router="bf16")}
+    found = judge(problem, ran(1, 3, 5), others=others, oracle=oracle)
+    assert found.verdict.kind is Kind.WRONG
+
+
 def route_outcome(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
     taps = oracle_trace(problem)
     return taps["ids"].value, taps["weights"].value.float()
