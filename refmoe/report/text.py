@@ -80,4 +80,4 @@ def _sentence(log: str) -> str:
     lines_ = log.splitlines()
     frames = [n for n, line in enumerate(lines_) if line.startswith('  File "')]
     after = lines_[frames[-1] :] if frames else lines_
-    return next(line for line in after if not line.startswith(" "))
+    return next((line for line in after if not line.startswith(" ")), log)
