@@ -117,7 +117,11 @@ OPS: dict[str, Op] = {
             "grouped_quantize",
             "rows sorted by expert to codes and scales",
             _fields("x x[R, H]", "offsets index[E + 1]", "format"),
-            _fields("codes codes[R, H]", "scales scales[R, H / block]"),
+            _fields(
+                "codes codes[R, H]", "scales scales[R, H / block]",
+                "global_scale float[E]",
+            ),
+            optional=1,
             sizes=("H", "E", "k"),
             layered=False,
         ),

@@ -1,4 +1,27 @@
-"""CUDA kernels for every op of a port, run through CuPy on PyTorch tensors.
+"""CUDA kernels for the ops of a port, run through CuPy on PyTorch tensors.
 
-Nothing heavy is imported before an op is called: neither CuPy nor a compiler.
+The module is the port itself: ``refmoe verify refmoe.kernels``. Nothing heavy is
+imported before an op or an attribute is asked for.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PORT = (
+    "activate", "alignment", "batch_invariant", "combine", "declares", "dequantize",
+    "deterministic", "device", "grouped_quantize", "name", "numerics", "omni_experts",
+    "omni_route", "omni_route_backward", "permute", "quantize", "route", "stable",
+    "supports",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PORT:
+        return getattr(import_module("refmoe.kernels.port"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *_PORT))

@@ -43,12 +43,10 @@ def fetch(file: str, expressions: tuple[str, ...], target: str) -> tuple[Path, I
     place, code before description, and a description whose hash does not fit its code
     counts as absent.
     """
-    name = key(file, expressions, target)
-    ending = "ptx" if target.startswith("compute") else "cubin"
-    code_path = folder() / f"{name}.{ending}"
-    found = _read(code_path, target)
+    found = find(file, expressions, target)
     if found is not None:
-        return code_path, found
+        return found
+    code_path = _path(file, expressions, target)
     image = compiler.compile_file(file, expressions, target)
     description = {
         "file": file,
@@ -61,6 +59,20 @@ def fetch(file: str, expressions: tuple[str, ...], target: str) -> tuple[Path, I
     _write(code_path, image.code)
     _write(code_path.with_suffix(".json"), json.dumps(description, indent=1).encode())
     return code_path, image
+
+
+def find(
+    file: str, expressions: tuple[str, ...], target: str
+) -> tuple[Path, Image] | None:
+    """What `fetch` gives, if it is on disk already."""
+    code_path = _path(file, expressions, target)
+    found = _read(code_path, target)
+    return None if found is None else (code_path, found)
+
+
+def _path(file: str, expressions: tuple[str, ...], target: str) -> Path:
+    ending = "ptx" if target.startswith("compute") else "cubin"
+    return folder() / f"{key(file, expressions, target)}.{ending}"
 
 
 def _read(code_path: Path, target: str) -> Image | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from refmoe.kernels import cache, compiler
+from refmoe.kernels import cache, catalogue, compiler
 
 _lock = threading.RLock()
 _functions: dict[tuple[str, str, int, str], Any] = {}
@@ -48,6 +49,16 @@ def function(file: str, expression: str, device: int, shared: int = 0) -> Any:
     return loaded
 
 
+def _image(file: str, expression: str, target: str) -> tuple[Path, compiler.Image]:
+    """The program with `expression`: of the whole file if warmed up, else its own."""
+    listed = catalogue.instances().get(file, ())
+    if expression in listed:
+        found = cache.find(file, listed, target)
+        if found is not None:
+            return found
+    return cache.fetch(file, (expression,), target)
+
+
 def _load(file: str, expression: str, target: str) -> Any:
     try:
         import cupy
@@ -56,7 +67,7 @@ def _load(file: str, expression: str, target: str) -> Any:
             "CuPy is missing, which runs the kernels; install `refmoe[cuda13]` "
             "(or [cuda12])"
         ) from error
-    path, image = cache.fetch(file, (expression,), target)
+    path, image = _image(file, expression, target)
     kernel = cupy.RawModule(path=str(path)).get_function(image.names[expression])
     try:
         kernel.attributes  # noqa: B018 loads the module now: never during a capture

@@ -1,0 +1,36 @@
+"""The port of the kernels on a CPU: ``refmoe verify refmoe.kernels.emulated``.
+
+The same launchers and the same CUDA text, run by `refmoe.kernels.emulator`: results and
+refusals are those of the GPU, elementary functions apart, at a ten-thousandth of the
+speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from refmoe.kernels import port
+from refmoe.kernels.emulator import emulated
+from refmoe.protocol import OPS
+
+name, device = "refmoe.kernels.emulated", "cpu"
+_ATTRIBUTES = {key for key in port.__all__ if key not in (*OPS, "name", "device")}
+
+
+def _through_emulator(op: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(op)
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        with emulated():
+            return op(*arguments, **keywords)
+
+    return run
+
+
+def __getattr__(name: str) -> Any:
+    if name in OPS and name in port.__all__:
+        return _through_emulator(getattr(port, name))
+    if name in _ATTRIBUTES:
+        return getattr(port, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

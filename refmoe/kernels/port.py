@@ -1,0 +1,53 @@
+"""The kernels as a port: ops under the protocol's names, and what the port declares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oracle.blocks import preset
+from oracle.numerics import Numerics
+from oracle.spec import BlockFormat, Layer
+from refmoe.kernels.launchers.activate import activate
+from refmoe.kernels.launchers.combine import combine
+from refmoe.kernels.launchers.dequantize import dequantize
+from refmoe.kernels.launchers.grouped import grouped_quantize
+from refmoe.kernels.launchers.omni import (
+    omni_experts,
+    omni_route,
+    omni_route_backward,
+)
+from refmoe.kernels.launchers.permute import permute
+from refmoe.kernels.launchers.quantize import quantize
+from refmoe.kernels.launchers.route import route
+
+__all__ = [
+    "activate", "alignment", "batch_invariant", "combine", "declares", "dequantize",
+    "deterministic", "device", "grouped_quantize", "name", "numerics", "omni_experts",
+    "omni_route", "omni_route_backward", "permute", "quantize", "route", "stable",
+    "supports",
+]  # fmt: skip
+
+name = "refmoe.kernels"
+device = "cuda"
+stable = deterministic = batch_invariant = True
+alignment = 1
+
+#: fp32 throughout, sums over the choices in their order, each result rounded once.
+numerics = Numerics(combine_order="slot")
+
+
+def declares(layer: Layer) -> tuple[Layer, Numerics]:
+    """The layer as it is; the intermediate has the layer's type."""
+    return layer, numerics.but(intermediate=layer.dtype)
+
+
+def supports(case: Any) -> bool | str:
+    """Whether the kernels take a case: True, or why not."""
+    if case.op not in ("permute", "dequantize") and case.layer.dtype == "fp64":
+        return "the kernels compute in fp32: no float64"
+    if case.op == "grouped_quantize":
+        format = case.format or "mxfp8_e4m3"
+        form = format if isinstance(format, BlockFormat) else preset(format)
+        if form.block[0] != 1:
+            return f"blocks of {form.name} span rows {form.block}"
+    return True
