@@ -61,7 +61,7 @@ def block_operand(
     """What x is multiplied by (``modelopt``: divided by) under each block scale."""
     scale = decode_element(stored, "e4m3")
     if format.recipe == "torchao":
-        operand = fp32(fp32(1 / whole.decode) / scale)
+        operand = fp32(whole.encode / scale).clamp(max=FP32_MAX)
     else:
         operand = fp32(scale * whole.decode)
         if multiplies(format):

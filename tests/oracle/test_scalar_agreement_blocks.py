@@ -105,6 +105,16 @@ def test_scalar_blocks_agree_under_a_given_global_scale(name, data, exponent, fr
         same_bytes(x, format, fraction * 2.0**exponent)
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("nvfp4")])
+def test_scalar_blocks_agree_on_zeros_beside_tiny_numbers(name):
+    """The reciprocals overflow fp32 and are held there: 0 * Inf would make a NaN."""
+    format = first.preset(name)
+    x = torch.zeros(32, 16)
+    x[0, 0] = 2.0**-111
+    same_bytes(x, format)
+    assert not first.quantize(x, format).codes[16:].any()
+
+
 def test_scalar_blocks_agree_on_every_bf16_amax():
     """All amax of one exponent under every power-of-two rule, and the extremes."""
     patterns = torch.cat(
