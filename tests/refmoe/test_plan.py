@@ -56,9 +56,9 @@ def test_plan_covers_sizes_and_loads_that_break_tiles() -> None:
 
 
 def test_plan_cells_tell_models_and_formats_apart() -> None:
-    grid = cells(list(OPS), ("a", "b"), ("f",), ("randn", "exact"))
+    grid = cells(list(OPS), ("a", "b"), ("mxfp4",), ("randn", "exact"))
     subjects = {op: {cell.subject for cell in grid if cell.op == op} for op in OPS}
     assert subjects["moe"] == {"a", "b"}
-    assert subjects["quantize"] == {"f"}
+    assert subjects["quantize"] == {"mxfp4"}
     assert subjects["permute"] == {"-"}
     assert len(grid) == len(set(grid))
