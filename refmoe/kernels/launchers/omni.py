@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from refmoe.kernels import loader, tuning
 from refmoe.kernels.launch import Kernel, aligned, blocks_for, check
 from refmoe.kernels.launchers.formats import TYPES
 from refmoe.kernels.launchers.permute import IDS
@@ -34,6 +35,14 @@ class Tactic:
 
 #: A warp per token where there are many; experts split over warps where there are few.
 TACTICS = (Tactic(1, 1), Tactic(1, 2), Tactic(1, 4), Tactic(4, 1), Tactic(8, 1))
+#: Targets whose multiprocessors have 100 KB of shared memory: 8 boards leave no room
+#: for a second thread block beside another two.
+_NARROW = ("sm_86", "sm_89", "sm_120a", "compute_86", "compute_89")
+
+
+def tactics(target: str) -> tuple[Tactic, ...]:
+    """The tactics worth measuring on a compile target."""
+    return TACTICS[:-1] if target in _NARROW else TACTICS
 
 
 def omni_route(
@@ -83,7 +92,7 @@ def omni_route(
             blocks_for(tokens, 4), 128, *arguments, device=device, shared=32 * top_k
         )
         return scores, ids
-    own = tactic or Tactic()
+    own = tactic or _tactic(logits_x, top_k)
     boards = own.warps * own.tokens
     rows = blocks_for(top_k, 32)
     names = f"{names}, {rows}, {own.warps}, {own.tokens}"
@@ -92,6 +101,38 @@ def omni_route(
         shared=_BOARD * boards,
     )  # fmt: skip
     return scores, ids
+
+
+def tactic_key(logits: torch.Tensor, top_k: int, target: str) -> str:
+    """The name under which the choice for logits of this shape is kept."""
+    return tuning.key(
+        "omni_route", target, T=tuning.bucket(len(logits)), n=logits.shape[1],
+        k=top_k, dtype=TYPES[logits.dtype],
+    )  # fmt: skip
+
+
+def _tactic(logits: torch.Tensor, top_k: int) -> Tactic:
+    """The kept choice, else experts split over warps for few tokens of many experts."""
+    if logits.device.type == "cuda":
+        target = loader.target_for(logits.device.index)
+        kept = tuning.chosen(tactic_key(logits, top_k, target), tactics(target))
+        if kept is not None:
+            return kept
+    few = len(logits) <= 128 and logits.shape[1] >= 64
+    return Tactic(4, 1) if few else Tactic()
+
+
+def tune_omni_route(
+    logits_x: torch.Tensor, logits_y: torch.Tensor, top_k: int
+) -> Tactic:
+    """Measure every tactic on these logits and keep the fastest for their shape."""
+    target = loader.target_for(logits_x.device.index)
+    return tuning.tune(
+        tactic_key(logits_x, top_k, target),
+        tactics(target),
+        lambda tactic: omni_route(logits_x, logits_y, top_k, tactic=tactic),
+        logits_x.device,
+    )
 
 
 def omni_route_backward(

@@ -126,9 +126,7 @@ def _parse(file: Path, stamp: int) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(
-            f"tactics: {file} does not parse: {error}; delete it"
-        ) from None
+        raise ValueError(f"tuning: {file} does not parse: {error}; delete it") from None
     return found
 
 
