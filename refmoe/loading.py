@@ -16,6 +16,8 @@ from oracle.trace import TAPS
 from refmoe.port import ATTRIBUTES, Port, accepts
 from refmoe.protocol import OPS, Op, suggestion
 
+#: Keywords that every op may have.
+_KEYWORDS = ("out", "taps", "tactic")
 _FUNCTIONS = ("declares", "prepare", "supports", "workspace", "tactics")
 _FLAGS = ("stable", "deterministic", "graph_safe", "batch_invariant")
 
@@ -104,7 +106,7 @@ def _check_call(name: str, op: Op, function: Callable[..., Any]) -> None:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return
-    offered = [key for key in (*op.keywords, "out", "taps") if accepts(function, key)]
+    offered = [key for key in (*op.keywords, *_KEYWORDS) if accepts(function, key)]
     try:
         signature.bind(*op.arguments, **dict.fromkeys(offered))
     except TypeError as error:
@@ -112,7 +114,7 @@ def _check_call(name: str, op: Op, function: Callable[..., Any]) -> None:
         raise ValueError(
             f"port {name!r}: {op.name}{signature} cannot be called as "
             f"{op.name}({arguments}): {error}; keywords it may have are "
-            f"{', '.join((*op.keywords, 'out', 'taps'))}"
+            f"{', '.join((*op.keywords, *_KEYWORDS))}"
         ) from None
 
 

@@ -22,7 +22,7 @@ ATTRIBUTES: dict[str, str] = {
     "prepare": "function (params, layer): repacks weights once, untimed",
     "supports": "function (case) -> True, False, or a str that says why not",
     "workspace": "function (case): scratch memory",
-    "tactics": "function (case): every tactic, each judged",
+    "tactics": "function (case) -> tactics; each is judged, passed as `tactic=`",
     "layouts": "mapping: layouts of inputs and outputs",
     "taps": "tuple of tap names that the ops put into the dict `taps=`",
     "stable": "bool: rows of one expert keep the order of their slots",
@@ -56,6 +56,14 @@ class Port:
         """Where the port's tensors live: as declared, else the GPU if there is one."""
         default = "cuda" if torch.cuda.is_available() else "cpu"
         return str(self.get("device", default))
+
+    def tactics(self, case: Any) -> tuple[Any, ...]:
+        """The ways in which the port may run the case's op; (None,) if only one."""
+        offered = self.get("tactics")
+        function = self.ops.get(case.op)
+        if offered is None or function is None or not accepts(function, "tactic"):
+            return (None,)
+        return tuple(offered(case)) or (None,)
 
     def definition(self, layer: Layer) -> tuple[Layer, Numerics]:
         """What the port says it computes for `layer`, and in which arithmetic.

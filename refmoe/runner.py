@@ -21,12 +21,13 @@ from refmoe.verdict import Outcome
 POISON = 0xFF
 
 
-def run(port: Port, problem: Problem) -> Outcome:
+def run(port: Port, problem: Problem, tactic: Any = None) -> Outcome:
     """Call the port's op on fresh copies of the problem's tensors; check the contract.
 
     A ValueError or NotImplementedError that gives a reason is a refusal; any other
     exception is a crash. Arguments are compared with their originals afterwards, bit by
     bit; an `out=` buffer comes poisoned; shapes and types of the results are checked.
+    `tactic` is one of those that the port offers, passed on where the op takes one.
     """
     case = problem.case
     function = port.ops.get(case.op)
@@ -43,7 +44,9 @@ def run(port: Port, problem: Problem) -> Outcome:
         if reason is not None:
             return Outcome("unsupported", log=reason)
         with torch.no_grad():
-            result = _call(port, op, function, copies, problem, exposed, buffers)
+            result = _call(
+                port, op, function, copies, problem, exposed, buffers, tactic
+            )
             if device.startswith("cuda"):
                 torch.cuda.synchronize(device)
     except (ValueError, NotImplementedError) as error:
@@ -69,6 +72,7 @@ def _call(
     problem: Problem,
     exposed: dict[str, Any],
     buffers: Mapping[str, torch.Tensor],
+    tactic: Any,
 ) -> Any:
     offered: dict[str, Any] = {"layer": problem.layer, "top_k": problem.layer.top_k}
     offered |= copies
@@ -80,6 +84,8 @@ def _call(
             if prepare
             else None
         )
+    if tactic is not None:
+        keywords["tactic"] = tactic
     if accepts(function, "taps"):
         keywords["taps"] = exposed
     if buffers:

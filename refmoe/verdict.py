@@ -116,6 +116,7 @@ class Finding:
     first: Verdict | None = None
     deviation: bool = False
     cause: str = ""
+    tactic: str = ""
     log: str = ""
 
 

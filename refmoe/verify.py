@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from oracle.numerics import Numerics
+from oracle.spec import Layer
 from refmoe.case import Case
 from refmoe.declarations import others
 from refmoe.judge import Judgement, judge
 from refmoe.plan import Cell, cases, plain
 from refmoe.port import Port
-from refmoe.problem import build
+from refmoe.problem import Problem, build
 from refmoe.protocol import OPS
 from refmoe.runner import run
-from refmoe.verdict import Finding, Kind, Outcome, Verdict
+from refmoe.verdict import Finding, Kind, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Record:
     seconds: float
     deviation: Judgement | None = None
     log: str = ""
+    tactic: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -46,7 +48,7 @@ class Record:
         judgement = self.judgement
         return Finding(
             self.case, self.cell.op, self.port, judgement.verdict, judgement.first,
-            log=self.log,
+            tactic=self.tactic, log=self.log,
         )  # fmt: skip
 
     def deviating(self) -> Finding | None:
@@ -70,18 +72,32 @@ class Verifier:
     open: dict[tuple[object, ...], dict[str, Numerics]] = field(default_factory=dict)
 
     def check(self, port: Port, case: Case, cell: Cell | None = None) -> Record:
-        """Run and judge one case; ValueError if it cannot be built."""
-        start = time.perf_counter()
+        """Run and judge one case with every tactic of the port; the severest counts.
+
+        Raises ValueError if the case cannot be built.
+        """
         cell = cell or Cell(case.op, case.model or case.format or "-", case.regime)
         problem = build(case)
-        layer, numerics, outcome = problem.layer, port.numerics, None
         try:
-            layer, numerics = port.definition(layer)
+            layer, numerics = port.definition(problem.layer)
+            tactics = port.tactics(case)
         except Exception as error:
-            outcome = Outcome("crashed", log=f"{type(error).__name__}: {error}")
+            log = f"{type(error).__name__}: {error}"
+            crash = Judgement(Verdict(Kind.CRASHED, detail=log))
+            return Record(port.name, cell, str(case), (), crash, 0.0, log=log)
         problem = problem.but(numerics=numerics)
-        if outcome is None:
-            outcome = run(port, problem)
+        records = [
+            self._check(port, cell, problem, layer, tactic) for tactic in tactics
+        ]
+        return max(records, key=lambda record: record.kind.severity)
+
+    def _check(
+        self, port: Port, cell: Cell, problem: Problem, layer: Layer, tactic: object
+    ) -> Record:
+        """One tactic, judged against `layer`, which the port declares."""
+        start = time.perf_counter()
+        case, numerics = problem.case, problem.numerics
+        outcome = run(port, problem, tactic)
         key = (port.name, case.op, numerics, layer.activations, layer.dtype)
         known = self.open.get(key)
         if known is None:
@@ -99,6 +115,7 @@ class Verifier:
         seconds = time.perf_counter() - start
         return Record(
             port.name, cell, str(case), key, judgement, seconds, deviation, outcome.log,
+            "" if tactic is None else str(tactic),
         )  # fmt: skip
 
     def settled(self, record: Record) -> Record:

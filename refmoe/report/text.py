@@ -18,6 +18,8 @@ def lines(finding: Finding) -> list[str]:
     found = [f"{head} {finding.op}[{finding.port}]  {described(finding.verdict)}"]
     if finding.first is not None and finding.first.tap != finding.verdict.tap:
         found.append(f"  first divergence: {described(finding.first)}")
+    if finding.tactic:
+        found.append(f"  tactic: {finding.tactic}")
     if finding.cause:
         found.append(f"  cause: {finding.cause}")
     if finding.log and finding.verdict.detail == finding.log:

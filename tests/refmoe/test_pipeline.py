@@ -18,6 +18,7 @@ from refmoe.judge import Judgement, judge
 from refmoe.loading import port_of
 from refmoe.parse import parse
 from refmoe.problem import build
+from refmoe.report.text import lines
 from refmoe.runner import run
 from refmoe.verdict import Kind
 from refmoe.verify import Record, Verifier
@@ -186,10 +187,12 @@ def groups_by_maximum(port: Honest) -> None:
     port.masked = masked
 
 
-def no_requantisation(port: Honest) -> None:
+def requantised_scales_off_by_one(port: Honest) -> None:
+    """Every E8M0 byte of the intermediate is one too large."""
+
     def as_seen(x: torch.Tensor, form: Any) -> torch.Tensor:
         is_x = x.shape[1] == 128
-        return type(port).as_seen(port, x, form) if is_x else x.float()
+        return type(port).as_seen(port, x, form) * (1.0 if is_x else 2.0)
 
     port.as_seen = as_seen
 
@@ -204,7 +207,7 @@ MISTAKES: list[tuple[Callable[[Honest], None], str, str, str | None]] = [
     (last_row_left_out, "softmax", "exact", None),
     (slots_exchanged, "softmax", "randn", None),
     (groups_by_maximum, "grouped", "randn", "ids"),
-    (no_requantisation, "quantised", "heavy", "down"),
+    (requantised_scales_off_by_one, "quantised", "randn", "down"),
 ]
 
 
@@ -291,6 +294,29 @@ def test_pipeline_deviation_is_what_is_declared_but_not_the_model(
     assert finding.deviation
     assert finding.first is not None
     assert finding.first.tap == "intermediate"
+
+
+def test_pipeline_every_tactic_is_judged_and_the_worst_counts(
+    honest: Callable[[], Honest],
+) -> None:
+    port, used = honest(), []
+
+    def permute(ids: torch.Tensor, layer: Layer, *, tactic: str) -> Any:
+        used.append(tactic)
+        rows, offsets = type(port).permute(port, ids, layer)
+        return (rows.flip(0) if tactic == "backwards" else rows), offsets
+
+    port.permute = permute
+    port.tactics = lambda case: ("sorted", "backwards", "sorted")
+    record = check(port, "permute T=9 E=4 k=2")
+    assert used == ["sorted", "backwards", "sorted"]
+    assert record.kind is Kind.WRONG
+    assert record.tactic == "backwards"
+    assert "  tactic: backwards" in lines(record.finding())
+    # Ops that take no tactic run once.
+    assert check(port, "combine T=9 H=8 E=4 k=2").tactic == ""
+    port.tactics = lambda case: case.no_such_field
+    assert check(port, "permute T=9 E=4 k=2").kind is Kind.CRASHED
 
 
 def test_pipeline_port_that_breaks_before_its_call_is_crashed(
