@@ -50,13 +50,30 @@ def activate(
                 f"activate: {name} has shape {tuple(override.shape)}; give one value "
                 f"for each of the {rows} rows"
             )
-    step = _Arithmetic(numerics)
-    if not activation.gated:
-        return _plain(gate_up, activation, step)
-    if columns % 2:
+    if activation.gated and columns % 2:
         raise ValueError(
             f"activate: {columns} columns cannot hold a gate and an up half; give 2I"
         )
+
+    def run(part: slice) -> Tap:
+        overrides = [None if o is None else o[part] for o in (alpha, beta, limit)]
+        rows = gate_up.map(lambda tensor: tensor[part])
+        return _activated(rows, activation, _Arithmetic(numerics), *overrides)
+
+    return bounds.by_rows(run, rows, columns)
+
+
+def _activated(
+    gate_up: Tap,
+    activation: Activation,
+    step: _Arithmetic,
+    alpha: PerRow,
+    beta: PerRow,
+    limit: PerRow,
+) -> Tap:
+    """`activate` for rows few enough to stay in the cache."""
+    if not activation.gated:
+        return _plain(gate_up, activation, step)
     gate, up = _split(gate_up)
     top = step.column(limit, activation.limit or 0.0, gate).value
     top = torch.where(top > 0, top, torch.full_like(top, math.inf))

@@ -6,13 +6,13 @@ from oracle.bounds.elementary import divide, erf, exp, log1p, sigmoid, sqrt, tan
 from oracle.bounds.exactness import quanta_limit
 from oracle.bounds.matmul import matmul
 from oracle.bounds.quanta import quantum
-from oracle.bounds.radius import concatenate, constant, exactly, stack
+from oracle.bounds.radius import by_rows, concatenate, constant, exactly, stack
 from oracle.bounds.rounding import inexact, rounded
 from oracle.bounds.total import scatter, total
 
 __all__ = [
-    "add", "clamp", "clamp_max", "clamp_min", "concatenate", "constant", "divide",
-    "dot_error", "erf", "exactly", "exp", "inexact", "log1p", "matmul", "multiply",
-    "quanta_limit", "quantum", "rounded", "scatter", "sigmoid", "sqrt", "stack",
-    "tanh", "total",
+    "add", "by_rows", "clamp", "clamp_max", "clamp_min", "concatenate", "constant",
+    "divide", "dot_error", "erf", "exactly", "exp", "inexact", "log1p", "matmul",
+    "multiply", "quanta_limit", "quantum", "rounded", "scatter", "sigmoid", "sqrt",
+    "stack", "tanh", "total",
 ]  # fmt: skip

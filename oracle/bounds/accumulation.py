@@ -22,6 +22,7 @@ from oracle.formats import get
 from oracle.numerics import Accumulator, Numerics
 
 Of = Literal["value", "partial", "total"]
+_WIDER: tuple[Of, ...] = ("value", "partial", "total")
 
 #: Probability that any element of one GEMM exceeds its statistical bound, under its
 #: assumptions.
@@ -32,13 +33,14 @@ FP32_ROUNDOFF = 2.0**-24
 
 @dataclass(frozen=True, slots=True)
 class DotError:
-    """Factors of M, and what underflow adds.
+    """Factors of what a dot product may be off by, and what underflow adds.
 
-    worst always holds; likely holds for all elements of the tap but with FAMILY.
+    worst always holds. likely holds for all elements of the tap but with FAMILY; None
+    where a unit truncates: its errors all go one way and add up to half of worst.
     """
 
     worst: float
-    likely: float
+    likely: float | None
     underflow: float
     #: What the factors are of: M; S where chains of their own each reach their own M;
     #: the value where the sum itself is exact.
@@ -51,7 +53,6 @@ class _Roundings:
 
     count: float
     most: float
-    biased: bool
 
 
 def dot_error(
@@ -67,84 +68,82 @@ def dot_error(
     `elements` of the tap share FAMILY; `blocks` runs of K carry scales that are applied
     to their partial sums: two roundings each.
     """
-    errors = [
-        _unit_error(unit, numerics, depth, elements, blocks, bias)
-        for unit in numerics.units
-    ]
+    worst, likely = 0.0, 0.0
+    for unit in numerics.units:
+        roundings = _roundings(unit, numerics, depth, blocks, bias)
+        factor = math.expm1(sum(r.count * math.log1p(r.most) for r in roundings))
+        # Hoeffding: errors |e_j| <= a_j, independent, of mean zero, exceed
+        # lambda sqrt(sum a_j^2) with probability 2 exp(-lambda^2 / 2). Every rounding
+        # acts on a partial sum of at most M (1 + factor).
+        spread = math.sqrt(2.0 * math.log(2.0 * max(elements, 1) / FAMILY))
+        square = sum(r.count * r.most**2 for r in roundings)
+        worst = max(worst, factor)
+        likely = max(likely, spread * math.sqrt(square) * (1.0 + factor))
+    biased = any(unit.biased for unit in numerics.units)
     return DotError(
-        max(error.worst for error in errors),
-        max(error.likely for error in errors),
-        max(error.underflow for error in errors),
-        max((error.of for error in errors), key=("value", "partial", "total").index),
+        worst,
+        None if biased or likely >= worst else likely,
+        max(_underflow(unit, numerics, depth) for unit in numerics.units),
+        max((_of(unit, numerics, blocks) for unit in numerics.units), key=_WIDER.index),
     )
 
 
-def _unit_error(
-    unit: Accumulator,
-    numerics: Numerics,
-    depth: int,
-    elements: int,
-    blocks: int,
-    bias: bool,
-) -> DotError:
+def _of(unit: Accumulator, numerics: Numerics, blocks: int) -> Of:
+    if unit.promote:
+        return "total"
+    alone = unit.rounding == "exact" and blocks == numerics.split_k == 1
+    return "value" if alone else "partial"
+
+
+def _roundings(
+    unit: Accumulator, numerics: Numerics, depth: int, blocks: int, bias: bool
+) -> list[_Roundings]:
+    """All roundings from the exact products to the result."""
     splits = numerics.split_k
     roundings = _chain(unit, depth, splits, blocks)
     outside = unit.roundoff if unit.rounding == "nearest" else FP32_ROUNDOFF
-    # Two scalings of the sum, or of every block's: 2 u S <= 4 u M together; then the
-    # blocks and the bias are added up.
-    scalings = 2 if blocks == 1 else 4 + blocks
-    roundings.append(_Roundings(scalings + bias, outside, biased=False))
+    # Two scalings of the sum, or of every block's (together 2 u S <= 4 u M, in squares
+    # 8 u^2 M^2); then the blocks and the bias are added up.
+    scalings = 2 if blocks == 1 else 8 + blocks
+    roundings.append(_Roundings(scalings + bias, outside))
     if splits > 1:
         partial = 2.0 ** -(get(numerics.partial).mantissa + 1)
-        roundings.append(_Roundings(2 * splits - 1, partial, biased=False))
-    worst = math.expm1(sum(r.count * math.log1p(r.most) for r in roundings))
-    # Hoeffding: errors |e_j| <= a_j, independent, of mean zero, exceed
-    # lambda sqrt(sum a_j^2) with probability 2 exp(-lambda^2 / 2). Every rounding acts
-    # on a partial sum of at most M (1 + worst). Truncation: half its range is drift,
-    # the other half fluctuates.
-    spread = math.sqrt(2.0 * math.log(2.0 * max(elements, 1) / FAMILY))
-    drift = sum(r.count * r.most / 2 for r in roundings if r.biased)
-    square = sum(r.count * (r.most / (2 if r.biased else 1)) ** 2 for r in roundings)
-    likely = (drift + spread * math.sqrt(square)) * (1.0 + worst)
-    underflow = _underflow(unit, numerics, depth)
-    of: Of = "total" if unit.promote else "partial"
-    if unit.rounding == "exact" and blocks == splits == 1:
-        of = "value"
-    return DotError(worst, min(likely, worst), underflow, of)
+        roundings.append(_Roundings(2 * splits - 1, partial))
+    return roundings
 
 
 def _chain(unit: Accumulator, depth: int, splits: int, blocks: int) -> list[_Roundings]:
     """Roundings between the exact products and the sum of all K of them."""
     if unit.rounding == "exact":
-        # The integer sum of every block becomes fp32: u S <= 2 u M together.
-        return [_Roundings(2, FP32_ROUNDOFF, biased=False)]
+        # The integer sum becomes fp32; or every block's, u S <= 2 u M together, in
+        # squares 4 u^2 M^2.
+        return [_Roundings(1 if blocks == splits == 1 else 4, FP32_ROUNDOFF)]
     if unit.rounding == "nearest":
         # K - 1 sums; K products, whose errors add up to u S <= 2 u M in the worst case
         # and whose squares to u^2 S^2 <= 4 u^2 M^2.
-        return [_Roundings(depth + 3, unit.roundoff, biased=False)]
+        return [_Roundings(depth + 3, unit.roundoff)]
     length = unit.terms * unit.group
     steps = blocks * math.ceil(depth / blocks / length) + splits - 1
     roundings = []
     if unit.promote:
         promotions = -(-depth // unit.promote) + splits - 1
-        roundings.append(_Roundings(promotions, FP32_ROUNDOFF, biased=False))
+        roundings.append(_Roundings(promotions, FP32_ROUNDOFF))
         steps = min(steps, -(-unit.promote // length))
     # One more cut term where the running sum starts from a bias of 24 bits.
-    roundings.append(
-        _Roundings(steps * unit.terms + 1, 2.0**-unit.fraction, biased=True)
-    )
-    roundings.append(_Roundings(steps, 2.0**-unit.out_fraction, biased=True))
+    roundings.append(_Roundings(steps * unit.terms + 1, 2.0**-unit.fraction))
+    roundings.append(_Roundings(steps, unit.roundoff))
     return roundings
 
 
 def _underflow(unit: Accumulator, numerics: Numerics, depth: int) -> float:
     """What K products and sums lose below the least exponents."""
-    least = 2.0 ** (unit.minimum_exponent - unit.fraction)
-    if unit.rounding == "truncate":
+    each = 2.0 ** (unit.minimum_exponent - unit.fraction)
+    if unit.biased:
         # fp32's own subnormals end above the alignment's.
-        each = 2.0 * least + 2.0**-149
-    else:
-        each = least
+        each = 2.0 * each + 2.0**-149
     if numerics.subnormals == "flush":
         each = max(each, 2.0**-126)
-    return 2.0 * (depth + 1) * each
+    lost = 2.0 * (depth + 1) * each
+    if numerics.split_k > 1:
+        lost += 2.0 * numerics.split_k * get(numerics.partial).quantum
+    return lost

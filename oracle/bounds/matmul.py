@@ -15,6 +15,8 @@ from oracle.trace import Tap
 #: The sums of magnitudes are taken in fp32, whatever precision torch is set to (bf16
 #: operands at worst: 2^-8 each), and raised by this to stay upper bounds.
 _SLACK = 2.0**-6
+#: Elements of w that are multiplied at a time: they stay in cache for every product.
+_RUN = 2**18
 
 Least = torch.Tensor | float
 
@@ -49,9 +51,9 @@ def matmul(
     Truncating units align a subnormal element as if it were that large, and FP4 units
     every element by its scale alone.
 
-    The statistical bound holds where the low bits of products and partial sums are as
-    good as random; structured sums (stagnation: many equal or tiny terms beside a large
-    one) may exceed it, never the worst case.
+    The statistical bound, which truncating units have none of, holds where the low bits
+    of products and partial sums are as good as random; structured sums (stagnation:
+    many equal or tiny terms beside a large one) may exceed it, never the worst case.
     """
     if numerics.gemm != "none":
         inner = numerics.but(gemm="none")
@@ -61,42 +63,71 @@ def matmul(
             return tap
         wide = "fp64" if numerics.gemm == "fp64" else "fp32"
         return add(tap, Tap(bias.to(torch.float64)), wide, numerics)
-    (rows, depth), width = x.value.shape, w.value.shape[0]
-    product = x.value @ w.value.T
     if numerics.subnormals == "flush":
         x, w = _flushed(x), _flushed(w)
-    x_size, w_size = _size(x.value, least_normals[0]), _size(w.value, least_normals[1])
-    left = [x_size, *_radii(x)]
-    products = _products(torch.cat(left), w_size, rows)
-    value, total = product, products[0]
+    (rows, depth), width = x.value.shape, w.value.shape[0]
+    left = torch.cat([_size(x.value, least_normals[0]), *_radii(x)])
+    value, products = _products(x.value, left, w.value, least_normals[1])
+    total, size = products[0], value.abs()
     if bias is not None:
         bias = bias.to(torch.float64)
-        value = product + bias
-        total = total + bias.abs()
+        total, size = total + bias.abs(), size + bias.abs()
+        value = value + bias
     error = dot_error(
         numerics, depth, rows * width, blocks=blocks, bias=bias is not None
     )
-    reach = {
-        "total": lambda: total,
-        "partial": lambda: (total + value.abs()).mul_(0.5),
-        "value": lambda: product.abs() if bias is None else product.abs() + bias.abs(),
-    }[error.of]()
+    partial = (total + value.abs()).mul_(0.5)
+    reach = {"total": total, "partial": partial, "value": size}[error.of]
     exact = exact_sums(x, w, reach, numerics, bias)
+    limit = least_maximum(numerics)
     # The value's own float64 sum.
     own = (depth + 2) * 2.0**-52
-    carried = _carried(products[1:], torch.cat(left), w, rows)
 
-    def radius(factor: float, spread: Radius) -> torch.Tensor:
+    def radius(factor: float, carried: Radius) -> torch.Tensor:
         result = (reach * (factor + own)).add_(error.underflow)
-        if spread is not None:
-            result += spread * (1.0 + factor)
-        return _settle(result, value, reach * (1.0 + factor), numerics, exact)
+        if carried is not None:
+            result += carried * (1.0 + factor)
+        if exact is not None:
+            result.masked_fill_(exact, 0.0)
+        return _open(result, value, partial * (1.0 + factor), limit)
 
-    worst = radius(error.worst, carried[0])
-    if error.likely == error.worst and carried[1] is carried[0]:
-        return Tap(value, worst)
-    probability = min(1.0, joint_probability(x, w) + FAMILY)
-    return Tap(value, worst, radius(error.likely, carried[1]), probability)
+    worst, likely = _carried(products[1:], left, w)
+    tap = Tap(value, radius(error.worst, worst))
+    if error.likely is None and likely is worst:
+        return tap
+    # Statistics of the operands alone, where the unit allows none.
+    factor = error.worst if error.likely is None else error.likely
+    chance = joint_probability(x, w) + (0.0 if error.likely is None else FAMILY)
+    return Tap(value, tap.worst, radius(factor, likely), min(1.0, chance))
+
+
+def _products(
+    x: torch.Tensor, left: torch.Tensor, w: torch.Tensor, least: Least
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """x w^T, and upper bounds of left |w|^T for each run of rows of `left`.
+
+    Shapes: x f64[R, K]; left f32[n R, K]; w f64[N, K]; f64[R, N] and n times f64[R, N].
+    """
+    floors = least.expand_as(w) if isinstance(least, torch.Tensor) else None
+    values, magnitudes = [], []
+    step = max(1, _RUN // max(1, w.shape[1]))
+    for start in range(0, max(1, w.shape[0]), step):
+        rows = slice(start, start + step)
+        values.append(x @ w[rows].T)
+        size = _size(w[rows], least if floors is None else floors[rows])
+        magnitudes.append(left @ size.T)
+    upper = _upper(torch.cat(magnitudes, 1), w.shape[1])
+    count = left.shape[0] // x.shape[0] if x.shape[0] else 1
+    return torch.cat(values, 1), list(upper.reshape(count, x.shape[0], w.shape[0]))
+
+
+def _upper(sums: torch.Tensor, depth: int) -> torch.Tensor:
+    """fp32 sums of `depth` products as float64 upper bounds.
+
+    Each term loses a relative 2^-24, and a quantum where a product is below the range.
+    """
+    upper = sums.to(torch.float64).mul_(1.0 + _SLACK + depth * 2.0**-23)
+    return upper.add_(depth * 2.0**-149)
 
 
 def _size(values: torch.Tensor, least: Least) -> torch.Tensor:
@@ -113,51 +144,36 @@ def _radii(tap: Tap) -> list[torch.Tensor]:
     return [radius.expand_as(tap.value).to(torch.float32) for radius in radii]
 
 
-def _products(left: torch.Tensor, right: torch.Tensor, rows: int) -> list[torch.Tensor]:
-    """Upper bounds f64[rows, N] of left right^T, for each run of `rows` rows of left.
-
-    fp32 loses a relative 2^-24 a term, and products below its range a quantum each.
-    """
-    depth = left.shape[1]
-    product = (left @ right.T).to(torch.float64)
-    product.mul_(1.0 + _SLACK + depth * 2.0**-23).add_(depth * 2.0**-149)
-    count = left.shape[0] // rows if rows else 3
-    return list(product.reshape(count, rows, -1)) if rows else [product] * count
-
-
 def _carried(
-    products: list[torch.Tensor], left: torch.Tensor, w: Tap, rows: int
+    products: list[torch.Tensor], left: torch.Tensor, w: Tap
 ) -> tuple[Radius, Radius]:
-    """What the operands' radii add to the result: worst, and likely."""
-    worst = products[0] if products else None
-    likely = products[-1] if products else None
-    right = _radii(w)
-    if not right:
+    """What the operands' radii add to the result, worst and likely.
+
+    `products` are rx |w|^T, as far as x has radii; |x| rw + rx rw joins where w has.
+    """
+    worst, likely = (products[0], products[-1]) if products else (None, None)
+    radii = _radii(w)
+    if not radii:
         return worst, likely
-    # |x| rw + rx rw: the rows of x and of its radius against the radius of w.
+    depth, rows = left.shape[1], left.shape[0] // (len(products) + 1)
     size = left[:rows]
-    reach = size if worst is None else size + left[rows : 2 * rows]
-    far = _products(reach, right[0], rows)[0]
-    near = far
-    if len(right) > 1 or len(products) > 1:
-        reach = size if likely is None else size + left[-rows:]
-        near = _products(reach, right[-1], rows)[0]
-    same = likely is worst and near is far
-    worst = far if worst is None else worst + far
-    return worst, worst if same else (near if likely is None else likely + near)
+    far = size + left[rows : 2 * rows] if products else size
+    near = size + left[-rows:] if products else size
+    wide = _upper(far @ radii[0].T, depth)
+    narrow = (
+        wide if len(radii) + len(products) <= 2 else _upper(near @ radii[-1].T, depth)
+    )
+    same = likely is worst and narrow is wide
+    worst = wide if worst is None else worst + wide
+    if same:
+        return worst, worst
+    return worst, narrow if likely is None else likely + narrow
 
 
-def _settle(
-    radius: torch.Tensor,
-    value: torch.Tensor,
-    reach: torch.Tensor,
-    numerics: Numerics,
-    exact: torch.Tensor | None,
+def _open(
+    radius: torch.Tensor, value: torch.Tensor, reach: torch.Tensor, limit: float
 ) -> torch.Tensor:
-    """Put 0 where the sum is exact or not finite, Inf where it may overflow."""
-    if exact is not None:
-        radius = radius.masked_fill_(exact, 0.0)
-    limit = least_maximum(numerics)
+    """Put Inf where a partial sum may overflow, 0 where the value is not finite."""
     if float(reach.sum()) < limit and float(radius.sum()) < torch.inf:
         return radius
     radius = radius.masked_fill_(~(reach < limit) | radius.isnan(), torch.inf)

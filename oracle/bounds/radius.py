@@ -12,6 +12,8 @@ Radius = torch.Tensor | None
 
 #: Factor that makes a float64 radius an upper bound whatever its own few roundings did.
 UP = 1.0 + 2.0**-50
+#: Elements that `by_rows` hands on at a time.
+_RUN = 2**15
 
 
 def exactly(value: torch.Tensor) -> Tap:
@@ -41,6 +43,15 @@ def concatenate(*taps: Tap, axis: int = 0) -> Tap:
 def stack(taps: Sequence[Tap], axis: int = 1) -> Tap:
     """The taps side by side along a new axis."""
     return _join(taps, lambda tensors: torch.stack(tensors, dim=axis))
+
+
+def by_rows(operation: Callable[[slice], Tap], rows: int, width: int) -> Tap:
+    """`operation` on runs of rows, joined: what it makes on the way stays in cache."""
+    step = max(1, _RUN // max(1, width))
+    if step >= rows:
+        return operation(slice(0, rows))
+    runs = [slice(start, start + step) for start in range(0, rows, step)]
+    return concatenate(*(operation(run) for run in runs))
 
 
 def _join(

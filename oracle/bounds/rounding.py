@@ -31,17 +31,35 @@ def rounded(tap: Tap, type: str, numerics: Numerics) -> Tap:
     least = entry.least_normal if flushes(type, numerics) else 0.0
     if tap.worst is None:
         return Tap(value, _flushed(value, least))
-    worst = torch.zeros_like(value)
-    likely = None if tap.likely is None else torch.zeros_like(value)
-    near = _may_move(tap.value, tap.worst.expand_as(value), value, entry, least)
-    if bool(near.any()):
-        centre, result = tap.value[near], value[near]
-        ends = _ends(centre, tap.worst.expand_as(value)[near], type, least)
-        worst[near] = distance(result, *ends)
-        if likely is not None and tap.likely is not None:
-            ends = _ends(centre, tap.likely.expand_as(value)[near], type, least)
-            likely[near] = distance(result, *ends)
-    return Tap(value, worst, likely, tap.probability)
+    radii = [tap.worst] if tap.likely is None else [tap.worst, tap.likely]
+    radii = [radius.expand_as(value) for radius in radii]
+    near = _may_move(tap.value, radii[0], value, entry, least)
+    moved = _moved(tap.value, radii, value, near, type, least)
+    return Tap(
+        value, moved[0], None if tap.likely is None else moved[1], tap.probability
+    )
+
+
+def _moved(
+    centre: torch.Tensor,
+    radii: list[torch.Tensor],
+    value: torch.Tensor,
+    near: torch.Tensor,
+    type: str,
+    least: float,
+) -> list[torch.Tensor]:
+    """How far from `value` anything in centre +- radius may round; 0 unless `near`."""
+    place = near.flatten().nonzero()[:, 0]
+    if 8 * len(place) > near.numel():
+        # Gathering that many costs more than it saves.
+        return [distance(value, *_ends(centre, r, type, least)) for r in radii]
+    result = []
+    for radius in radii:
+        ends = _ends(centre.flatten()[place], radius.flatten()[place], type, least)
+        far = torch.zeros_like(value).flatten()
+        far[place] = distance(value.flatten()[place], *ends)
+        result.append(far.view_as(value))
+    return result
 
 
 def inexact(tap: Tap, type: str, numerics: Numerics) -> Tap:

@@ -46,6 +46,7 @@ def test_matmul_bounds_hold(name, kind, record_property):
     record_property("largest", float(ratio.max()))
     if tap.likely is not None:
         assert tap.probability == FAMILY
+        assert simulator.numerics.units[0].rounding == "nearest"
         assert (tap.likely <= tap.worst).all()
         assert (error <= tap.likely).all()
 
@@ -111,7 +112,9 @@ def test_matmul_fp32_class_covers_each_of_its_units():
     for name in ("ffma", "hmma_volta", "hmma_ampere", "hmma_hopper", "tcgen05_bf16"):
         alone = dot_error(Numerics(accumulate=name), 2880, 1)
         assert alone.worst <= largest.worst
-        assert alone.likely <= largest.likely
+        # Truncation drifts: no statistics, for the class neither.
+        assert (alone.likely is None) is (name != "ffma")
+    assert largest.likely is None
 
 
 @pytest.mark.parametrize(
