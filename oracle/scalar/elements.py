@@ -199,8 +199,3 @@ def round_to(
     Fraction(205, 2048)
     """
     return decode(encode(x, name, rounding, saturate), name)
-
-
-def to_float(value: Value) -> float:
-    """The value as a float64, which every format's values fit exactly."""
-    return float(value)

@@ -117,11 +117,6 @@ class Interval:
         return max(abs(self.low), abs(self.high))
 
     @property
-    def middle(self) -> Fraction:
-        """The centre."""
-        return (self.low + self.high) / 2
-
-    @property
     def point(self) -> bool:
         """Whether the interval holds one number only."""
         return self.low == self.high
