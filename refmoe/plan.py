@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from oracle.spec import BlockFormat, Layer
 from refmoe.case import Case, format_of, model_of
 from refmoe.protocol import OPS
+from refmoe.regimes import regime
 
 #: T, H, I and load of the first cases, smallest first: single tokens, sizes that are no
 #: multiple of 64, one expert with more than 64 rows, no token at all.
@@ -48,8 +49,13 @@ def cells(
     models: Sequence[str],
     formats: Sequence[str],
     regimes: Sequence[str],
+    *,
+    confined: bool = False,
 ) -> list[Cell]:
-    """Every cell of a run: layered ops for each model, quantising ones per format."""
+    """Every cell of a run: layered ops for each model, quantising ones per format.
+
+    `confined` leaves out regimes that suit other ops only.
+    """
     found = []
     for op in ops:
         if OPS[op].layered:
@@ -59,7 +65,12 @@ def cells(
             subjects = [name for name in formats if _fits_any_rows(name)]
         else:
             subjects = formats if op in _FORMATTED else ("-",)
-        found += [Cell(op, subject, rule) for subject in subjects for rule in regimes]
+        rules = [
+            name
+            for name in regimes
+            if not confined or not regime(name).suits or op in regime(name).suits
+        ]
+        found += [Cell(op, subject, rule) for subject in subjects for rule in rules]
     return found
 
 

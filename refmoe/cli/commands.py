@@ -102,10 +102,13 @@ def run_verify(
     # The cases are small: sharing one among threads costs more than it saves.
     torch.set_num_threads(1)
     console = terminal.console_for()
+    confined = not choice.regimes
     with usage():
         choice = choice.checked()
         ports = chosen_ports(names)
-    grid = cells(choice.ops, choice.models, choice.formats, choice.regimes)
+    grid = cells(
+        choice.ops, choice.models, choice.formats, choice.regimes, confined=confined
+    )
     total = len(list(schedule(ports, grid, count, seed)))
     terminal.header(console, ports, total)
     start = time.perf_counter()

@@ -94,12 +94,6 @@ def _mx(x: torch.Tensor, format: BlockFormat) -> tuple[torch.Tensor, torch.Tenso
     element = _dtype(format.element)
     scales, data = _module("mx_tensor").to_mx(x.contiguous(), element, width, mode)
     scales = scales.view(torch.uint8)
-    blocks = x.reshape(*scales.shape, width)
-    if bool(((scales == 0) & blocks.ne(0).any(-1)).any()):
-        raise ValueError(
-            "a block has scale byte 0, which torchao takes for 2^-126 or 1 when it "
-            "divides, not for 2^-127; give larger values"
-        )
     codes = data.view(torch.uint8)
     if format.element == "e2m1":
         codes = _module("kernels").unpack_uint4(data)

@@ -6,13 +6,14 @@ A new regime is a file of its own that ends in `REGIME` and is entered here.
 from __future__ import annotations
 
 from refmoe.protocol import suggestion
-from refmoe.regimes import exact, heavy, randn
+from refmoe.regimes import exact, heavy, randn, rounding
 from refmoe.regimes.regime import Regime, Source
 
 __all__ = ["REGIMES", "Regime", "Source", "regime"]
 
 REGIMES: dict[str, Regime] = {
-    entry.name: entry for entry in (randn.REGIME, exact.REGIME, heavy.REGIME)
+    entry.name: entry
+    for entry in (randn.REGIME, exact.REGIME, heavy.REGIME, rounding.REGIME)
 }
 
 

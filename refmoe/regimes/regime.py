@@ -65,3 +65,5 @@ class Regime:
     gate_up: Callable[[Source, int], torch.Tensor]
     weights: Callable[[Source], torch.Tensor]
     expert_scale: Callable[[Source], torch.Tensor]
+    #: Ops that a run confines the regime to unless it is asked for; empty: none.
+    suits: tuple[str, ...] = ()

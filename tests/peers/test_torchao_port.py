@@ -11,6 +11,7 @@ import torch
 from oracle.blocks import dequantize, preset, quantize
 from refmoe.loading import load
 from refmoe.peers import torchao
+from refmoe.verdict import Kind
 
 FAMILIES = ("mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2")
 RULES = ("floor", "ceil", "even", "rceil")
@@ -67,18 +68,21 @@ def test_quantize_nvfp4_bytes(name: str) -> None:
         assert torch.equal(rest[0].reshape(-1), want.global_scale.reshape(-1))
 
 
-def test_quantize_refuses_scale_byte_0() -> None:
-    """Holds what torchao does there: x / 2^-126 (rceil: x / 1), not x / 2^-127."""
-    from torchao.prototype.mx_formats.config import ScaleCalculationMode
-    from torchao.prototype.mx_formats.mx_tensor import to_mx
+def test_quantize_at_scale_byte_0_is_found_wrong() -> None:
+    """torchao divides by 2^-126 (rceil: by 1) there; the byte decodes to 2^-127."""
+    from refmoe.parse import parse
+    from refmoe.verify import Verifier
 
     x = torch.full((1, 32), 2.0**-126)
-    for rule, code in (("FLOOR", 1.0), ("RCEIL", 2.0**-126)):
-        scales, data = to_mx(x, torch.float8_e4m3fn, 32, ScaleCalculationMode[rule])
-        assert int(scales.view(torch.uint8)) == 0
-        assert torch.equal(data, torch.full((1, 32), code).to(data.dtype))
-        with pytest.raises(ValueError, match=r"scale byte 0, .* give larger values"):
-            torchao.quantize(x, preset(f"mxfp8_e4m3:torchao_{rule.lower()}"))
+    for rule, code in (("floor", 1.0), ("rceil", 2.0**-126)):
+        codes, scales = torchao.quantize(x, preset(f"mxfp8_e4m3:torchao_{rule}"))
+        assert int(scales) == 0
+        want = torch.full((1, 32), code).to(torch.float8_e4m3fn).view(torch.uint8)
+        assert torch.equal(codes, want)
+    case = parse("quantize T=33 H=160 format=mxfp8_e4m3 regime=rounding seed=0")
+    record = Verifier().check(load("refmoe.peers.torchao"), case)
+    assert record.kind is Kind.WRONG
+    assert record.judgement.verdict.tap == "codes"
     zeros = torchao.quantize(x * 0, preset("mxfp8_e4m3"))
     assert not any(part.any() for part in zeros)
 
