@@ -41,8 +41,6 @@ def routings(draw, clear=False):
     most = experts // groups * kept if fill == "-inf" else experts
     if method != "topk":
         groups = kept = 1
-    if method == "hash":
-        order = "score_then_topk"
     chosen = method != "sparsemixer"
     renormalize = "none"
     if score != "identity":
