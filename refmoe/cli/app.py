@@ -80,14 +80,18 @@ def bench(
     oracle: Annotated[
         bool, typer.Option("--oracle", help="time the oracle against what it mirrors")
     ] = False,
+    production: Annotated[
+        bool,
+        typer.Option("--production", help="trace 64 of 4096 tokens of DeepSeek-V4-Pro"),
+    ] = False,
 ) -> None:
     """Measure; one thing at a time."""
     from refmoe.cli.commands import run_bench, usage
 
-    if not oracle:
-        raise typer.BadParameter("say what to measure: --oracle")
+    if oracle == production:
+        raise typer.BadParameter("say what to measure: --oracle or --production")
     with usage():
-        run_bench()
+        run_bench("production" if production else "oracle_")
 
 
 @app.command()

@@ -151,13 +151,13 @@ def run_repro(line: str, names: Sequence[str], large: bool) -> int:
     return status(records)
 
 
-def run_bench() -> None:
-    """`refmoe bench --oracle`: every comparison of the room `bench`, as it comes."""
+def run_bench(prefix: str) -> None:
+    """`refmoe bench`: what the room `bench` has under this prefix, as it comes."""
     from refmoe import bench
 
     console = terminal.console_for()
     for module in pkgutil.iter_modules(bench.__path__):
-        if not module.name.startswith("oracle_"):
+        if not module.name.startswith(prefix):
             continue
         console.print(f"{module.name} ...", style="dim", highlight=False)
         result = importlib.import_module(f"{bench.__name__}.{module.name}").run()
