@@ -45,6 +45,11 @@ def _check_method(layer: Layer) -> None:
             "route: sparsemixer compares the logits alone, but bias='selection'; use "
             "'none' or 'logits'"
         )
+    if routing.method == "sparsemixer" and routing.shared_logits:
+        raise ValueError(
+            "route: sparsemixer's weights are not normalised together with shared "
+            f"experts, but shared_logits={routing.shared_logits}; give 0"
+        )
     if routing.method != "topk" and routing.groups > 1:
         raise ValueError(
             f"route: {routing.method} knows no groups, but groups={routing.groups}; "

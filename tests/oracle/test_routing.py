@@ -473,6 +473,10 @@ FLOATS = torch.zeros(3, 8)
             "compares the logits alone, but bias='selection'",
         ),
         (
+            torch.zeros(4, 10), Routing(method="sparsemixer", shared_logits=2), 2, {},
+            ValueError, "not normalised together .* shared_logits=2; give 0",
+        ),
+        (
             FLOATS, Routing(method="sparsemixer", groups=2, top_groups=1), 2, {},
             ValueError, "sparsemixer knows no groups, but groups=2; give 1",
         ),
