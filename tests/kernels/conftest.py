@@ -8,6 +8,9 @@ import pytest
 
 from refmoe.kernels import emulator
 
+#: A script of its own for a machine with a GPU.
+collect_ignore = ["gpu_check.py", "on_gpu"]
+
 
 @pytest.fixture(scope="session")
 def host_compiler() -> str:

@@ -14,7 +14,7 @@ from oracle import formats
 from oracle.blocks import PRESETS
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
-from oracle.spec.blocks import Nonfinite
+from oracle.spec.blocks import POWER_RULES, Nonfinite
 from refmoe.kernels.launch import Kernel
 from refmoe.kernels.launchers.dequantize import dequantize
 from refmoe.kernels.launchers.formats import format_struct
@@ -49,7 +49,7 @@ def same(got: Blocks, want: Blocks) -> None:
 def fitting(format: BlockFormat) -> tuple[int, int]:
     """A small shape with several blocks each way."""
     rows, columns = format.block
-    return (2 * rows or 3, 4 * columns or 320) if rows < 128 else (130, 260)
+    return (6 * rows or 7, 4 * columns or 320) if rows < 128 else (130, 260)
 
 
 def plain(blocks: Blocks) -> Blocks:
@@ -64,6 +64,43 @@ def test_quantize_equals_oracle(name: str, emulated: None) -> None:
     want = oracle.quantize(x, name)
     same(quantize(x, name), want)
     same(quantize(x, name, naive=True), want)
+
+
+def edges(maximum: float, mantissa: int) -> torch.Tensor:
+    """Every bf16 magnitude; fp32 ones next to where scale rules change their mind."""
+    bits = torch.arange(2**15, dtype=torch.int16).view(torch.bfloat16).float()
+    points = torch.tensor(
+        [1.0, 2 - 2.0 ** -(mantissa + 1), maximum], dtype=torch.float64
+    )
+    near = (points[:, None] * 2.0 ** torch.arange(-160, 128).double()).flatten().float()
+    infinity = torch.tensor(math.inf)
+    near = torch.cat([near, near.nextafter(infinity), near.nextafter(-infinity)])
+    every = torch.cat([bits, near])
+    return every[every.isfinite() & (every >= 0)]
+
+
+FAMILIES = ("mxfp4", "mxfp6_e2m3", "mxfp8_e4m3", "mxint8")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"{family}:{rule}" for family in FAMILIES for rule in POWER_RULES),
+        "fp8_group_128:ue8m0_fp32",
+        "mxfp4:triton_kernels",
+        "mxfp8_e4m3:vllm_torch",
+        "fp8_group_128",
+        "fp8_group_128:sglang",
+        "int4_group_32:bf16",
+    ],
+)
+def test_quantize_scales_every_amax(name: str, emulated: None) -> None:
+    format = PRESETS[name]
+    element = formats.get(format.element)
+    amax = edges(format.maximum or element.maximum, element.mantissa)
+    x = torch.zeros(len(amax), format.block[1])
+    x[:, 1], x[:, 2], x[:, 3] = -amax, amax / 3, amax / 7
+    same(quantize(x, name), oracle.quantize(x, name))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)

@@ -1,0 +1,121 @@
+"""Judge every kernel on a GPU, and time it: `python3 tests/kernels/gpu_check.py`.
+
+Needs PyTorch, CuPy and cuda.bindings, no pytest and no network. Each check stands
+alone; the exit status is 1 if one fails. `--emulate` runs what can run without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+
+import torch  # noqa: E402
+from on_gpu import bounded, exact, judged, launching, times  # noqa: E402
+from on_gpu.exact import Place  # noqa: E402
+from on_gpu.report import Check, Report  # noqa: E402
+
+from refmoe.kernels import loader  # noqa: E402
+
+Section = Callable[[Place], Iterable[Check]]
+CORRECT: dict[str, Section] = {
+    "conversions": exact.conversions,
+    "denormals": launching.denormals,
+    "quantise, dequantise": exact.quantising,
+    "scale rules": exact.scaling,
+    "odd blocks": exact.odd_blocks,
+    "grouped quantise": exact.grouping,
+    "permute, combine": exact.permuting,
+    "activation": bounded.activating,
+    "routing": bounded.routing,
+    "product keys": exact.product_keys,
+    "one-neuron experts": bounded.one_neuron,
+    "judge": judged.judging,
+    "again, streams": launching.repeating,
+}
+ONLY_GPU: dict[str, Section] = {
+    "graph capture": launching.capturing,
+    "older targets": launching.older_targets,
+    "offsets past 2^31": launching.far_offsets,
+}
+
+
+def main() -> int:
+    """Run the sections that were asked for; 0 if all checks pass."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write results and numbers here")
+    parser.add_argument("--only", nargs="*", help="sections whose names contain this")
+    parser.add_argument("--small", action="store_true", help="small sizes (sanitizers)")
+    parser.add_argument("--no-times", action="store_true", help="correctness alone")
+    parser.add_argument("--emulate", action="store_true", help="on the CPU, small")
+    options = parser.parse_args()
+    report = Report()
+    sections = CORRECT if options.emulate else CORRECT | ONLY_GPU
+    if options.small:
+        sections = {k: v for k, v in sections.items() if k != "offsets past 2^31"}
+    if options.only:
+        sections = {
+            name: section
+            for name, section in sections.items()
+            if any(word in name for word in options.only)
+        }
+    start = time.perf_counter()
+    if options.emulate:
+        from refmoe.kernels.emulator import emulated
+
+        with emulated():
+            _correct(report, sections, Place(torch.device("cpu"), False))
+    else:
+        place = Place(
+            torch.device("cuda", torch.cuda.current_device()), not options.small
+        )
+        _describe(report, place)
+        _correct(report, sections, place)
+        if not options.no_times:
+            _times(report, place)
+    report.numbers["s in all"] = f"{time.perf_counter() - start:.1f}"
+    report.print()
+    if options.json:
+        report.write(options.json)
+    return 0 if report.clean else 1
+
+
+def _correct(report: Report, sections: dict[str, Section], place: Place) -> None:
+    for name, section in sections.items():
+        report.run(name, partial(section, place))
+        print(f"... {name}", file=sys.stderr, flush=True)
+
+
+def _describe(report: Report, place: Place) -> None:
+    report.numbers["device"] = torch.cuda.get_device_name(place.device)
+    report.numbers["torch"] = torch.__version__
+    report.numbers["target"] = loader.target_for(place.device.index)
+
+
+def _times(report: Report, place: Place) -> None:
+    """Every group of numbers for itself; one that breaks leaves its error behind."""
+    target = loader.target_for(place.device.index)
+    peak = times.bandwidth(place)
+    report.numbers["TB/s copy"] = f"{peak / 1e12:.3f}"
+    groups: dict[str, Callable[[], times.Numbers]] = {
+        "compiling": lambda: times.compiling(target),
+        "memory": lambda: times.memory_bound(place, peak),
+        "routers": lambda: times.routers(place),
+        "product keys": lambda: times.product_keys(place),
+        "launches": lambda: times.launches(place),
+    }
+
+    def measure(name: str) -> None:
+        report.numbers.update(groups[name]())
+
+    report.run("times", lambda: [(name, partial(measure, name)) for name in groups])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
