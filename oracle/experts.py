@@ -8,21 +8,27 @@ from typing import Literal
 import torch
 
 from oracle import bounds
-from oracle.blocks import dequantize
 from oracle.numerics import Numerics
+from oracle.operands import exact_blocks
 from oracle.params import Blocks, Weight
 from oracle.permutation import Permutation
 from oracle.trace import Tap
 
 
-def exact_weight(
-    weight: torch.Tensor | Blocks, columns: torch.Tensor | None = None
+def weight_tap(
+    weight: torch.Tensor | Blocks,
+    numerics: Numerics,
+    columns: torch.Tensor | None = None,
 ) -> Tap:
-    """A weight [N, K] as an exact tap, only the rows `columns` of its N if asked."""
+    """A weight [N, K] as the matrix unit sees it, or only the rows `columns` of its N.
+
+    Exact, but for dequantised blocks where numerics.dequantized rounds them.
+    """
     if isinstance(weight, Blocks):
-        value = dequantize(weight)
-        return bounds.exactly(value if columns is None else value[columns])
-    return bounds.exactly((weight if columns is None else weight[columns]).double())
+        tap = exact_blocks(weight, numerics)
+        tap = tap if columns is None else tap.map(lambda tensor: tensor[columns])
+        return bounds.rounded(tap, numerics.dequantized, numerics)
+    return bounds.exactly(weight if columns is None else weight[columns])
 
 
 def grouped_gemm(
@@ -58,7 +64,7 @@ def grouped_gemm(
     for expert, (start, stop) in enumerate(pairwise(edges)):
         if start == stop:
             continue
-        part = exact_weight(weight[expert], columns)
+        part = weight_tap(weight[expert], numerics, columns)
         row = None if bias is None else bias[expert]
         if row is not None and columns is not None:
             row = row[columns]

@@ -7,11 +7,32 @@ from dataclasses import replace
 
 import torch
 
-from oracle import bounds
 from oracle.blocks import dequantize, quantize_tap
+from oracle.blocks.scales import scale_value
+from oracle.formats import get
+from oracle.numerics import Numerics
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
 from oracle.trace import Tap
+
+
+def exact_blocks(blocks: Blocks, numerics: Numerics) -> Tap:
+    """What the blocks stand for, as an exact tap: f64[..., N, K]."""
+    return Tap(dequantize(blocks), least_normal=least_normal(blocks, numerics))
+
+
+def least_normal(blocks: Blocks, numerics: Numerics) -> float:
+    """The element's least normal value times the largest scale.
+
+    0 where that does not matter: for integers, and where codes never meet the unit.
+    """
+    least = get(blocks.format.element).least_normal
+    if not least or not numerics.takes_codes or not blocks.scales.numel():
+        return 0.0
+    scale = scale_value(blocks.scales, blocks.format).nan_to_num_(nan=0.0).max()
+    if blocks.global_scale is not None:
+        scale = scale * blocks.global_scale.to(torch.float64).max()
+    return least * float(scale)
 
 
 def operand(
@@ -20,6 +41,7 @@ def operand(
     format: BlockFormat,
     scale: torch.Tensor | None,
     given: Mapping[str, torch.Tensor],
+    numerics: Numerics,
 ) -> tuple[Tap, dict[str, Tap]]:
     """Values quantised to a block format and back, and the taps of their bytes.
 
@@ -35,10 +57,11 @@ def operand(
     codes, scales = given.get(f"{name}_codes"), given.get(f"{name}_scales")
     if codes is not None and scales is not None:
         blocks = Blocks(codes, scales, format, scale)
-        seen = bounds.exactly(dequantize(blocks))
+        seen = exact_blocks(blocks, numerics)
     else:
         assert values is not None
         blocks, seen = quantize_tap(values, format, global_scale=scale)
+        seen = replace(seen, least_normal=least_normal(blocks, numerics))
     bytes_ = {
         f"{name}_codes": Tap(blocks.codes),
         f"{name}_scales": Tap(blocks.scales),

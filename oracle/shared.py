@@ -6,7 +6,7 @@ import torch
 
 from oracle import bounds
 from oracle.activation import activate
-from oracle.experts import exact_weight
+from oracle.experts import weight_tap
 from oracle.numerics import Numerics
 from oracle.params import Params
 from oracle.spec import Layer, Shared
@@ -37,7 +37,7 @@ def shared_expert(
     assert shared is not None
     assert params.shared_gate_up is not None
     assert params.shared_down is not None
-    gate_up = bounds.matmul(x, exact_weight(params.shared_gate_up), numerics)
+    gate_up = bounds.matmul(x, weight_tap(params.shared_gate_up, numerics), numerics)
     gate_up = bounds.rounded(gate_up, numerics.gate_up, numerics)
     hidden = activate(gate_up, shared.activation or layer.activation, numerics)
     if shared.combine == "weighted":
@@ -50,7 +50,9 @@ def shared_expert(
         spread = gammas.map(lambda t: t.repeat_interleave(width, dim=1))
         hidden = bounds.multiply(hidden, spread, numerics.activation, numerics)
     hidden = bounds.rounded(hidden, numerics.intermediate, numerics)
-    down = bounds.matmul(hidden, exact_weight(params.shared_down, columns), numerics)
+    down = bounds.matmul(
+        hidden, weight_tap(params.shared_down, numerics, columns), numerics
+    )
     down = bounds.rounded(down, numerics.down, numerics)
     if shared.combine == "gated":
         assert params.shared_gate is not None

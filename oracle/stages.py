@@ -245,6 +245,6 @@ class Stages:
 
     def _operand(self, name: str, values: Tap | None, form: BlockFormat) -> Tap:
         scale = self.params.x_scale if name == "x" else self.params.intermediate_scale
-        seen, taps = operand(name, values, form, scale, self.given)
+        seen, taps = operand(name, values, form, scale, self.given, self.numerics)
         self.taps.update(taps)
         return seen

@@ -31,6 +31,8 @@ class Tap:
     likely`` for all elements of the tap at once except with `probability`. worst None
     means exact; likely None means that no statistical bound holds (a unit that
     truncates, say). `admissible` lists the other selections a router may make.
+    `least_normal` is that of the type the elements are stored in, scales included, 0
+    where that does not matter: matrix units align a subnormal as if it were as large.
     """
 
     value: torch.Tensor
@@ -38,6 +40,7 @@ class Tap:
     likely: torch.Tensor | None = None
     probability: float = 0.0
     admissible: Admissible | None = None
+    least_normal: float = 0.0
 
     @property
     def exact(self) -> bool:
@@ -51,6 +54,7 @@ class Tap:
             None if self.worst is None else view(self.worst),
             None if self.likely is None else view(self.likely),
             self.probability,
+            least_normal=self.least_normal,
         )
 
 

@@ -9,7 +9,9 @@ nearest, unit roundoff u: a tree of additions over m leaves errs by at most
     e = (e_a + e_b)(1 + u) + u M and (x - 1) + (y - 1) <= x y - 1 for x, y >= 1.
 truncate, n terms a step, F and Fout fraction bits: all but the largest of a step's
     terms are cut by less than 2^(E - F) <= 2^-F (M + e), the sum then by 2^-Fout of
-    itself: M + e grows by (1 + n 2^-F)(1 + 2^-Fout) a step.
+    itself: M + e grows by (1 + n 2^-F)(1 + 2^-Fout) a step. A subnormal operand counts
+    as its type's least normal value in E, as does every element of a scaled FP4 block;
+    products taken that large add at most n 2^-F of their sum, each to its own step.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ class DotError:
     #: What the factors are of: M; S where chains of their own each reach their own M;
     #: the value where the sum itself is exact.
     of: Of
+    #: Of the largest products as the unit aligns them, where operands are subnormal.
+    alignment: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ def dot_error(
         None if biased or likely >= worst else likely,
         max(_underflow(unit, numerics, depth) for unit in numerics.units),
         max((_of(unit, numerics, blocks) for unit in numerics.units), key=_WIDER.index),
+        max(unit.terms * 2.0**-unit.fraction * unit.biased for unit in numerics.units)
+        * (1.0 + worst),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from oracle.bounds.accumulation import FAMILY, dot_error
@@ -18,8 +20,6 @@ _SLACK = 2.0**-6
 #: Elements of w that are multiplied at a time: they stay in cache for every product.
 _RUN = 2**18
 
-Least = torch.Tensor | float
-
 
 def matmul(
     x: Tap,
@@ -28,7 +28,6 @@ def matmul(
     *,
     bias: torch.Tensor | None = None,
     blocks: int = 1,
-    least_normals: tuple[Least, Least] = (0.0, 0.0),
 ) -> Tap:
     """x w^T (+ bias) on the unit that `numerics` declares, not yet rounded any further.
 
@@ -46,10 +45,8 @@ def matmul(
     any order (`oracle.bounds.exactness`); Inf where a partial sum may overflow; 0 where
     v is NaN or infinite, as it then is in every order.
 
-    `least_normals` are the least normal magnitudes of the operands' elements (numbers,
-    or tensors that broadcast to x and w: times the scale where blocks have one).
-    Truncating units align a subnormal element as if it were that large, and FP4 units
-    every element by its scale alone.
+    Where x or w tell their least normal value, truncating units may align their
+    subnormal elements (FP4 units: all elements) as if those were as large.
 
     The statistical bound, which truncating units have none of, holds where the low bits
     of products and partial sums are as good as random; structured sums (stagnation:
@@ -57,7 +54,7 @@ def matmul(
     """
     if numerics.gemm != "none":
         inner = numerics.but(gemm="none")
-        tap = matmul(x, w, inner, blocks=blocks, least_normals=least_normals)
+        tap = matmul(x, w, inner, blocks=blocks)
         tap = rounded(tap, numerics.gemm, numerics)
         if bias is None:
             return tap
@@ -66,8 +63,8 @@ def matmul(
     if numerics.subnormals == "flush":
         x, w = _flushed(x), _flushed(w)
     (rows, depth), width = x.value.shape, w.value.shape[0]
-    left = torch.cat([_size(x.value, least_normals[0]), *_radii(x)])
-    value, products = _products(x.value, left, w.value, least_normals[1])
+    left = torch.cat([x.value.to(torch.float32).abs_(), *_radii(x)])
+    value, products = _products(x.value, left, w.value)
     total, size = products[0], value.abs()
     if bias is not None:
         bias = bias.to(torch.float64)
@@ -78,13 +75,15 @@ def matmul(
     )
     partial = (total + value.abs()).mul_(0.5)
     reach = {"total": total, "partial": partial, "value": size}[error.of]
-    exact = exact_sums(x, w, reach, numerics, bias)
+    aligned = _aligned(x, w, numerics)
+    exact = exact_sums(x, w, reach + aligned, numerics, bias)
     limit = least_maximum(numerics)
     # The value's own float64 sum.
     own = (depth + 2) * 2.0**-52
 
     def radius(factor: float, carried: Radius) -> torch.Tensor:
         result = (reach * (factor + own)).add_(error.underflow)
+        result += aligned * error.alignment
         if carried is not None:
             result += carried * (1.0 + factor)
         if exact is not None:
@@ -102,23 +101,41 @@ def matmul(
 
 
 def _products(
-    x: torch.Tensor, left: torch.Tensor, w: torch.Tensor, least: Least
+    x: torch.Tensor, left: torch.Tensor, w: torch.Tensor
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """x w^T, and upper bounds of left |w|^T for each run of rows of `left`.
 
     Shapes: x f64[R, K]; left f32[n R, K]; w f64[N, K]; f64[R, N] and n times f64[R, N].
     """
-    floors = least.expand_as(w) if isinstance(least, torch.Tensor) else None
     values, magnitudes = [], []
     step = max(1, _RUN // max(1, w.shape[1]))
     for start in range(0, max(1, w.shape[0]), step):
-        rows = slice(start, start + step)
-        values.append(x @ w[rows].T)
-        size = _size(w[rows], least if floors is None else floors[rows])
-        magnitudes.append(left @ size.T)
+        part = w[start : start + step]
+        values.append(x @ part.T)
+        magnitudes.append(left @ part.to(torch.float32).abs_().T)
     upper = _upper(torch.cat(magnitudes, 1), w.shape[1])
     count = left.shape[0] // x.shape[0] if x.shape[0] else 1
     return torch.cat(values, 1), list(upper.reshape(count, x.shape[0], w.shape[0]))
+
+
+def _aligned(x: Tap, w: Tap, numerics: Numerics) -> torch.Tensor:
+    """How much larger sum |x w| is with subnormal elements as large as normal ones.
+
+    Shapes: f64[R, N], or [1, 1] of zero where no unit or no element makes a difference.
+    """
+    none = x.value.new_zeros(1, 1)
+    whole = any(unit.group > 1 for unit in numerics.units)
+    if not any(unit.biased for unit in numerics.units) or not x.value.numel():
+        return none
+    size, least, w_least = x.value.abs(), x.least_normal, w.least_normal
+    spread = 0.0 if x.worst is None else x.worst
+    if not whole and not bool(((size - spread < least) & (size + spread > 0)).any()):
+        least = 0.0
+    if not least and not w_least:
+        return none
+    across = w.value.abs().sum(1) * least if least else none[0]
+    floors = size.sum(1, keepdim=True) * w_least + size.shape[1] * least * w_least
+    return (across + floors).mul_(1.0 + 2.0**-30)
 
 
 def _upper(sums: torch.Tensor, depth: int) -> torch.Tensor:
@@ -128,14 +145,6 @@ def _upper(sums: torch.Tensor, depth: int) -> torch.Tensor:
     """
     upper = sums.to(torch.float64).mul_(1.0 + _SLACK + depth * 2.0**-23)
     return upper.add_(depth * 2.0**-149)
-
-
-def _size(values: torch.Tensor, least: Least) -> torch.Tensor:
-    """f32 magnitudes, none below `least`."""
-    size = values.to(torch.float32).abs_()
-    if isinstance(least, torch.Tensor):
-        return torch.maximum(size, least.to(size))
-    return size.clamp_(min=least) if least else size
 
 
 def _radii(tap: Tap) -> list[torch.Tensor]:
@@ -187,9 +196,5 @@ def _flushed(tap: Tap) -> Tap:
     if not bool(flushed.any()):
         return tap
     lost = size.masked_fill_(~flushed, 0.0)
-    return Tap(
-        tap.value,
-        plus(tap.worst, lost),
-        None if tap.likely is None else plus(tap.likely, lost),
-        tap.probability,
-    )
+    likely = None if tap.likely is None else plus(tap.likely, lost)
+    return replace(tap, worst=plus(tap.worst, lost), likely=likely)

@@ -17,12 +17,14 @@ _RUN = 2**15
 
 
 def exactly(value: torch.Tensor) -> Tap:
-    """A value without error.
+    """A value without error, which remembers the least normal value of a 16-bit type.
 
-    >>> exactly(torch.tensor([1.5])).exact
+    >>> exactly(torch.tensor([1.5], dtype=torch.float16)).least_normal == 2.0**-14
     True
     """
-    return Tap(value.to(torch.float64))
+    narrow = value.is_floating_point() and value.dtype.itemsize <= 2
+    least = torch.finfo(value.dtype).smallest_normal if narrow else 0.0
+    return Tap(value.to(torch.float64), least_normal=least)
 
 
 def constant(value: float, like: Tap, type: str = "fp32") -> Tap:

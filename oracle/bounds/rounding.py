@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from oracle.bounds.radius import Radius, distance
@@ -30,13 +32,15 @@ def rounded(tap: Tap, type: str, numerics: Numerics) -> Tap:
     value = round_to(tap.value, type)
     least = entry.least_normal if flushes(type, numerics) else 0.0
     if tap.worst is None:
-        return Tap(value, _flushed(value, least))
+        tap = Tap(value, _flushed(value, least))
+        return replace(tap, least_normal=entry.least_normal)
     radii = [tap.worst] if tap.likely is None else [tap.worst, tap.likely]
     radii = [radius.expand_as(value) for radius in radii]
     near = _may_move(tap.value, radii[0], value, entry, least)
     moved = _moved(tap.value, radii, value, near, type, least)
+    likely = None if tap.likely is None else moved[1]
     return Tap(
-        value, moved[0], None if tap.likely is None else moved[1], tap.probability
+        value, moved[0], likely, tap.probability, least_normal=entry.least_normal
     )
 
 

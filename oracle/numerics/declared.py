@@ -69,6 +69,8 @@ class Numerics:
     #: Types of the router's arithmetic and of the weights it hands on.
     router: str = "fp32"
     weights: str = "fp32"
+    #: Block-scaled weights once dequantised ("none": their codes meet the unit).
+    dequantized: str = "none"
     #: Either GEMM's result before its bias is added.
     gemm: str = "none"
     #: GEMM1's result after bias; the activation's arithmetic; its result.
@@ -114,6 +116,11 @@ class Numerics:
         names = FP32_CLASS if self.accumulate == "fp32" else (self.accumulate,)
         return tuple(ACCUMULATORS[name] for name in names)
 
+    @property
+    def takes_codes(self) -> bool:
+        """Whether the unit multiplies the codes of block formats themselves."""
+        return any(unit.codes for unit in self.units)
+
     def but(self, **changes: object) -> Numerics:
         """A copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -134,6 +141,6 @@ def _shortest(declaration: Elementary | Numerics) -> str:
 
 
 ROUNDING_POINTS = (
-    "partial", "logits", "router", "weights", "gemm", "gate_up", "activation",
-    "intermediate", "down", "weighted", "combine", "shared",
+    "partial", "logits", "router", "weights", "dequantized", "gemm", "gate_up",
+    "activation", "intermediate", "down", "weighted", "combine", "shared",
 )  # fmt: skip

@@ -35,6 +35,8 @@ class Accumulator:
     promote: int = 0
     #: Products that are summed exactly first, and aligned by their scales' exponents.
     group: int = 1
+    #: Whether operands are FP8 or FP4 codes, rather than 16-bit values.
+    codes: bool = False
     #: Exponent below which alignment does not go; of the least normal value (nearest).
     minimum_exponent: int = -132
 
@@ -62,11 +64,11 @@ ACCUMULATORS: dict[str, Accumulator] = {
         Accumulator("hmma_ampere", 8, 24, 23),
         Accumulator("hmma_hopper", 16, 25, 23),
         Accumulator("tcgen05_bf16", 16, 25, 23),
-        Accumulator("tcgen05_fp8", 32, 25, 23),
-        Accumulator("tcgen05_fp4", 4, 35, 23, group=16),
-        Accumulator("qmma_ada", 16, 13, 13),
-        Accumulator("qgmma_hopper", 32, 13, 13),
-        Accumulator("qgmma_hopper_promoted", 32, 13, 13, promote=128),
+        Accumulator("tcgen05_fp8", 32, 25, 23, codes=True),
+        Accumulator("tcgen05_fp4", 4, 35, 23, group=16, codes=True),
+        Accumulator("qmma_ada", 16, 13, 13, codes=True),
+        Accumulator("qgmma_hopper", 32, 13, 13, codes=True),
+        Accumulator("qgmma_hopper_promoted", 32, 13, 13, promote=128, codes=True),
         Accumulator("bf16", 1, 7, 7, "nearest", minimum_exponent=-126),
         Accumulator("fp16", 1, 10, 10, "nearest", minimum_exponent=-14),
         Accumulator("int32", 1, 31, 31, "exact"),

@@ -15,6 +15,7 @@ import torch
 from oracle.accumulators import accumulate
 from oracle.formats import get, round_to
 from oracle.numerics import ACCUMULATORS, Numerics
+from oracle.trace import Tap
 
 Tensor = torch.Tensor
 
@@ -28,10 +29,9 @@ class Simulator:
     operands: str
     run: Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
-    @property
-    def least_normal(self) -> float:
-        """Least normal magnitude of the operands' elements."""
-        return get(self.operands).least_normal
+    def tap(self, values: Tensor) -> Tap:
+        """An operand as an exact tap of the type it is stored in."""
+        return Tap(values, least_normal=get(self.operands).least_normal)
 
 
 def _shuffled(
@@ -184,5 +184,6 @@ def data(
 
 
 KINDS = (
-    "normal", "same_sign", "cancelling", "one_huge", "heavy", "powers", "tiny", "sparse",
+    "normal", "same_sign", "cancelling", "one_huge", "heavy", "powers", "tiny",
+    "sparse",
 )  # fmt: skip

@@ -40,10 +40,7 @@ def test_matmul_claimed_exact_is_bit_equal(name):
     for largest in (1, 3, 7):
         for depth in (16, 200, 1024):
             x, w = coarse(8, 8, depth, largest, source)
-            least = simulator.least_normal
-            tap = bounds.matmul(
-                Tap(x), Tap(w), simulator.numerics, least_normals=(least, least)
-            )
+            tap = bounds.matmul(simulator.tap(x), simulator.tap(w), simulator.numerics)
             got = simulator.run(x, w, source)
             exact = tap.worst == 0
             claimed += int(exact.sum())

@@ -25,10 +25,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def predicted(simulator: Simulator, x: torch.Tensor, w: torch.Tensor) -> Tap:
-    floors = (simulator.least_normal, simulator.least_normal)
-    return bounds.matmul(
-        bounds.exactly(x), bounds.exactly(w), simulator.numerics, least_normals=floors
-    )
+    return bounds.matmul(simulator.tap(x), simulator.tap(w), simulator.numerics)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,9 +143,8 @@ def test_matmul_bias_starts_the_sum_or_ends_it(name, first, kind):
     got = accumulate(x, w, ACCUMULATORS[name], formats=formats, start=start)
     if not first:
         got = round_to(got + bias, "fp32")
-    least = simulator.least_normal
     tap = bounds.matmul(
-        Tap(x), Tap(w), simulator.numerics, bias=bias, least_normals=(least, least)
+        simulator.tap(x), simulator.tap(w), simulator.numerics, bias=bias
     )
     assert ((got - tap.value).abs() <= tap.worst).all()
 
@@ -209,9 +205,9 @@ def test_matmul_blocks_scaled_outside_the_unit(kind):
     wide_x, wide_w = (s.repeat_interleave(128, 1) for s in (scale_x, scale_w))
     least = get("e4m3").least_normal
     tap = bounds.matmul(
-        Tap(codes_x * wide_x), Tap(codes_w * wide_w),
+        Tap(codes_x * wide_x, least_normal=least * float(scale_x.max())),
+        Tap(codes_w * wide_w, least_normal=least * float(scale_w.max())),
         Numerics(accumulate="qgmma_hopper_promoted"), blocks=4,
-        least_normals=(wide_x * least, wide_w * least),
     )  # fmt: skip
     assert ((total - tap.value).abs() <= tap.worst).all()
 
@@ -244,9 +240,10 @@ def test_matmul_blocks_scaled_inside_the_unit(name, element, block):
         wide = [s.repeat_interleave(block, 1) for s in scales]
         least = get(element).least_normal
         tap = bounds.matmul(
-            Tap(x * wide[0]), Tap(w * wide[1]), Numerics(accumulate=name),
-            least_normals=(wide[0] * least, wide[1] * least),
-        )  # fmt: skip
+            Tap(x * wide[0], least_normal=least * float(scales[0].max())),
+            Tap(w * wide[1], least_normal=least * float(scales[1].max())),
+            Numerics(accumulate=name),
+        )
         assert ((got - tap.value).abs() <= tap.worst).all(), kind
 
 
@@ -270,7 +267,7 @@ def test_matmul_integers_round_once_and_at_their_scales():
     assert float((error / tap.worst).max()) > 0.02
 
 
-def test_matmul_without_floors_may_miss_subnormal_fp8_operands():
+def test_matmul_needs_the_least_normal_value_of_fp8_operands():
     """A subnormal times a large weight sets the alignment; 31 products lose a bit."""
     x, w = torch.zeros(2, 1, 32, dtype=torch.float64)
     x[0, 0], w[0, 0] = 2.0**-9, 256.0
@@ -278,7 +275,9 @@ def test_matmul_without_floors_may_miss_subnormal_fp8_operands():
     unit, numerics = ACCUMULATORS["qgmma_hopper"], Numerics(accumulate="qgmma_hopper")
     got = accumulate(x, w, unit, formats=("e4m3", "e4m3"))
     least = get("e4m3").least_normal
-    told = bounds.matmul(Tap(x), Tap(w), numerics, least_normals=(least, least))
+    told = bounds.matmul(
+        Tap(x, least_normal=least), Tap(w, least_normal=least), numerics
+    )
     untold = bounds.matmul(Tap(x), Tap(w), numerics)
     assert float(untold.worst) < float((got - told.value).abs()) <= float(told.worst)
 

@@ -81,15 +81,17 @@ def test_bounds_hold_for_cublas_with_split_k_and_scales():
     """The whole of torch._scaled_mm: split along K, scaled, rounded to bf16."""
     a, b = codes("normal", 32, 4096, "e4m3", 6), codes("normal", 16, 4096, "e4m3", 7)
     scales = torch.tensor(0.37), torch.tensor(1.91)
-    x, w = (t.double() * s.double() for t, s in zip((a, b), scales, strict=True))
-    least = tuple(float(s) * 2.0**-6 for s in scales)
+    x, w = (
+        Tap(t.double() * s.double(), least_normal=float(s) * 2.0**-6)
+        for t, s in zip((a, b), scales, strict=True)
+    )
     for splits in (1, 2, 4):
         got = mmaemu.scaled_mm(
             a, b.t(), *scales, out_dtype=torch.bfloat16, use_fast_accum=True,
             profile="hopper", splitk=(splits, "contiguous") if splits > 1 else 1,
         )  # fmt: skip
         numerics = Numerics(accumulate="qgmma_hopper", split_k=splits)
-        tap = bounds.matmul(Tap(x), Tap(w), numerics, least_normals=least)
+        tap = bounds.matmul(x, w, numerics)
         tap = bounds.rounded(bounds.rounded(tap, "fp32", numerics), "bf16", numerics)
         assert ((got.double() - tap.value).abs() <= tap.worst).all()
         assert torch.equal(got.double(), round_to(got.double(), "bf16"))
