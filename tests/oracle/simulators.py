@@ -164,7 +164,7 @@ def data(
         x[:, half : 2 * half] = x[:, :half] * (1 + 2.0**-6 * x[:, half : 2 * half])
     elif kind == "one_huge":
         place = torch.randint(depth, (rows,), generator=generator)
-        x[torch.arange(rows), place] = entry.maximum / 64
+        x[torch.arange(rows), place] = min(entry.maximum / 4, 2.0**12)
     elif kind == "heavy":
         x, w = (t * torch.exp(2.0 * _normal(t.shape, generator)) for t in (x, w))
     elif kind == "powers":

@@ -14,6 +14,7 @@ from oracle.bounds.accumulation import FAMILY, dot_error
 from oracle.formats import get, round_to
 from oracle.numerics import ACCUMULATORS, Numerics
 from oracle.trace import Tap
+from tests.oracle import soundness
 from tests.oracle.simulators import KINDS, Simulator, data, simulators
 
 SIMULATORS = {simulator.name: simulator for simulator in simulators()}
@@ -345,3 +346,18 @@ def test_matmul_bounds_do_not_depend_on_torchs_matmul_precision(precision):
     factor = dot_error(Numerics(accumulate="ffma"), 512, 64).worst
     assert (tap.worst >= factor * size).all()
     assert (tap.worst <= 1.05 * factor * size).all()
+
+
+@pytest.mark.long
+def test_matmul_bounds_hold_for_millions_of_outputs():
+    rows = soundness.run(4e6, processes=2)
+    assert len(rows) == len(SIMULATORS) * len(KINDS)
+    assert not [row for row in rows if not row.sound]
+
+
+def test_soundness_counts_what_it_sees():
+    rows = soundness.run(24 * 64 * 64, processes=1)
+    assert sum(row.elements for row in rows) == 24 * 64 * 64
+    assert all(row.sound and row.worst > 0 for row in rows if row.kind == "normal")
+    broken = soundness.Row("mine", "normal", 4, 1, exceeded=1)
+    assert not broken.sound
