@@ -145,7 +145,7 @@ def run(elements: float, processes: int) -> list[Row]:
 
 
 def show(rows: list[Row]) -> None:
-    """Print the largest error over its worst-case bound: simulators by kinds of data."""
+    """Print the largest error over its worst case: simulators by kinds of data."""
     table = {(row.simulator, row.kind): row for row in rows}
     kinds = "".join(f"{kind:>11}" for kind in KINDS)
     print(f"{'largest error / bound':28}{kinds}")
