@@ -21,6 +21,12 @@ from refmoe.kernels.launchers.formats import format_struct
 from refmoe.kernels.launchers.quantize import quantize
 
 MXFP4 = PRESETS["mxfp4"]
+#: One preset of each arithmetic: names and policies for NaN apart.
+DISTINCT = list(
+    {
+        replace(f, name="", nonfinite="error"): name for name, f in PRESETS.items()
+    }.values()
+)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -58,7 +64,7 @@ def plain(blocks: Blocks) -> Blocks:
     return replace(blocks, codes=codes, scales=scales)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_quantize_equals_oracle(name: str, emulated: None) -> None:
     x = values(fitting(PRESETS[name]), torch.bfloat16)
     want = oracle.quantize(x, name)
@@ -79,7 +85,7 @@ def edges(maximum: float, mantissa: int) -> torch.Tensor:
     return every[every.isfinite() & (every >= 0)]
 
 
-FAMILIES = ("mxfp4", "mxfp6_e2m3", "mxfp8_e4m3", "mxint8")
+FAMILIES = ("mxfp4", "mxfp8_e4m3", "mxint8")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,7 @@ def test_quantize_scales_every_amax(name: str, emulated: None) -> None:
     format = PRESETS[name]
     element = formats.get(format.element)
     amax = edges(format.maximum or element.maximum, element.mantissa)
-    x = torch.zeros(len(amax), format.block[1])
+    x = torch.zeros(len(amax), 8 if format.ragged else format.block[1])
     x[:, 1], x[:, 2], x[:, 3] = -amax, amax / 3, amax / 7
     same(quantize(x, name), oracle.quantize(x, name))
 
@@ -116,7 +122,7 @@ def test_quantize_takes_other_types(
     same(quantize(x, name, naive=True), want)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_dequantize_equals_oracle(name: str, emulated: None) -> None:
     x = values(fitting(PRESETS[name]), torch.float32, seed=2)
     blocks = plain(oracle.quantize(x, name))

@@ -28,7 +28,7 @@ from refmoe.kernels.source import expand
 _SIMT = Path(__file__).with_name("simt.hpp")
 #: Contraction off, as for the GPU; unoptimised would be slower to run than to compile.
 _OPTIONS = (
-    "-std=c++17", "-O1", "-shared", "-fPIC", "-ffp-contract=off",
+    "-std=c++17", "-Og", "-shared", "-fPIC", "-ffp-contract=off",
     "-fno-strict-aliasing", "-fwrapv", "-w",
 )  # fmt: skip
 

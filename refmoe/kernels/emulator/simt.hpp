@@ -122,10 +122,11 @@ inline void run_block(unsigned seed) {
       const unsigned t = static_cast<unsigned>((n * (unsigned long long)stride + seed) % threads);
       if (!fibres[t].done) resume(t);
     }
-    if (error[0]) return;
-    if (progress == before) {
+    if (!error[0] && progress == before)
       snprintf(error, sizeof error, "block %u: threads wait for a barrier that others never reach",
                blockIdx.x);
+    if (error[0]) {
+      // Whoever is stuck in the middle of the kernel begins anew with the next launch.
       for (unsigned t = 0; t < kThreads; ++t) fibres[t].begun = false;
       return;
     }
