@@ -14,6 +14,8 @@ from refmoe.protocol import OPS, Field
 from refmoe.regimes.randn import scale_shape
 from refmoe.regimes.regime import TORCH
 
+#: What a result may be: a subclass of Tensor answers comparisons as it likes.
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 _FLOATS = tuple(TORCH.values())
 _INDEX = (torch.int64, torch.int32)
 _BYTES = (
@@ -49,6 +51,8 @@ def violation(name: str, got: Any, want: Expected) -> str | None:
     """The sentence that says how `got` fails `want`; None if it fits."""
     if not isinstance(got, torch.Tensor):
         return f"{name} is a {type(got).__name__}; return a tensor"
+    if type(got) not in PLAIN:
+        return f"{name} is a {type(got).__name__}; return a plain torch.Tensor"
     if tuple(got.shape) != want.shape:
         return f"{name} has shape {tuple(got.shape)}; want {want.shape}"
     if got.dtype not in want.dtypes:

@@ -14,7 +14,7 @@ from refmoe.compare import unravel
 from refmoe.port import Port, accepts
 from refmoe.problem import Problem, move, tensors
 from refmoe.protocol import OPS, Op, suggestion
-from refmoe.results import Expected, as_bytes, expected, violation
+from refmoe.results import PLAIN, Expected, as_bytes, expected, violation
 from refmoe.verdict import Outcome
 
 #: Byte that buffers for results are filled with: NaN in every float type.
@@ -157,7 +157,8 @@ def _poison_left(
         got = outputs.get(name)
         if got is None or not got.is_floating_point():
             continue
-        left = (_bytes(got).reshape(*got.shape, -1) == POISON).all(-1)
+        size = got.dtype.itemsize
+        left = (_bytes(got).reshape(*got.shape, size) == POISON).all(-1)
         if bool(left.any()):
             index = [int(part) for part in left.nonzero()[0]]
             found.append(
@@ -199,9 +200,9 @@ def _taps(exposed: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], list[str
     for name, tensor in exposed.items():
         if name not in TAPS:
             violations.append(f"no tap is called {name!r}; {suggestion(name, TAPS)}")
-        elif not isinstance(tensor, torch.Tensor):
+        elif type(tensor) not in PLAIN:
             violations.append(
-                f"tap {name} is a {type(tensor).__name__}; expose a tensor"
+                f"tap {name} is a {type(tensor).__name__}; expose a plain torch.Tensor"
             )
         else:
             taps[name] = as_bytes(tensor.detach()).cpu()

@@ -185,7 +185,7 @@ def test_runner_collects_the_taps_that_a_port_exposes() -> None:
     outcome = call(moe)
     assert list(outcome.taps) == ["down"]
     assert outcome.violations[0].startswith("no tap is called 'gateup'; did you mean")
-    assert outcome.violations[1] == "tap ids is a list; expose a tensor"
+    assert outcome.violations[1] == "tap ids is a list; expose a plain torch.Tensor"
 
 
 def test_runner_gives_no_gradients() -> None:
