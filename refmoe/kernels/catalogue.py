@@ -25,8 +25,10 @@ def instances() -> dict[str, tuple[str, ...]]:
         "permute.cu": _permute(),
         "combine.cu": _combine(),
         "activation.cu": _activation(),
+        "route_naive.cu": tuple(f"route_naive<{t}>" for t in _TYPES),
         "route.cu": _route(),
         "omni.cu": _omni(),
+        "omni_staircase.cu": _staircase(),
         "omni_experts.cu": _omni_experts(),
     }
 
@@ -165,26 +167,28 @@ def _activation() -> tuple[str, ...]:
 def _route() -> tuple[str, ...]:
     scores = ("kSoftmax", "kSigmoid", "kSqrtSoftplus", "kIdentityScore")
     return (
-        *(f"route_naive<{t}>" for t in _TYPES),
         *(f"route_warps<fp32, {s}, 8>" for s in scores),
         *(f"route_warps<fp32, kSoftmax, {v}>" for v in (1, 4, 32)),
         "route_warps<bf16, kSoftmax, 4>",
     )
 
 
+_LOGITS = ("fp32, fp32", "bf16, fp32", "bf16, bf16", "fp16, fp16")
+
+
 def _omni() -> tuple[str, ...]:
-    types = ("fp32, fp32", "bf16, fp32", "bf16, bf16", "fp16, fp16")
-    spreads = ("1, 1", "1, 2", "1, 4", "4, 1", "8, 1")
     return (
-        *(f"omni_route_naive<{t}, i32>" for t in types),
-        *(f"omni_route_staircase<{t}, i32, 1, 1, 4>" for t in types),
-        "omni_route_staircase<fp32, fp32, i32, 4, 1, 4>",
-        *(
-            f"omni_route_staircase<fp32, fp32, i32, 1, {s}>"
-            for s in spreads
-            if s != "1, 4"
-        ),
+        *(f"omni_route_naive<{t}, i32>" for t in _LOGITS),
         *(f"omni_route_backward<{t}, i32>" for t in _TYPES),
+    )
+
+
+def _staircase() -> tuple[str, ...]:
+    spreads = ("1, 1", "1, 2", "4, 1", "8, 1")
+    return (
+        *(f"omni_route_staircase<{t}, i32, 1, 1, 4>" for t in _LOGITS),
+        "omni_route_staircase<fp32, fp32, i32, 4, 1, 4>",
+        *(f"omni_route_staircase<fp32, fp32, i32, 1, {s}>" for s in spreads),
     )
 
 

@@ -17,20 +17,28 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import torch  # noqa: E402
-from on_gpu import bounded, exact, judged, launching, times  # noqa: E402
-from on_gpu.exact import Place  # noqa: E402
+from on_gpu import (  # noqa: E402
+    bounded,
+    exact,
+    judged,
+    launching,
+    machine,
+    quantised,
+    times,
+)
+from on_gpu.place import Place  # noqa: E402
 from on_gpu.report import Check, Report  # noqa: E402
 
 from refmoe.kernels import loader  # noqa: E402
 
 Section = Callable[[Place], Iterable[Check]]
 CORRECT: dict[str, Section] = {
-    "conversions": exact.conversions,
-    "denormals": launching.denormals,
-    "quantise, dequantise": exact.quantising,
-    "scale rules": exact.scaling,
-    "odd blocks": exact.odd_blocks,
-    "grouped quantise": exact.grouping,
+    "conversions": quantised.conversions,
+    "denormals": machine.denormals,
+    "quantise, dequantise": quantised.quantising,
+    "scale rules": quantised.scaling,
+    "odd blocks": quantised.odd_blocks,
+    "grouped quantise": quantised.grouping,
     "permute, combine": exact.permuting,
     "activation": bounded.activating,
     "routing": bounded.routing,
@@ -41,8 +49,8 @@ CORRECT: dict[str, Section] = {
 }
 ONLY_GPU: dict[str, Section] = {
     "graph capture": launching.capturing,
-    "older targets": launching.older_targets,
-    "offsets past 2^31": launching.far_offsets,
+    "older targets": machine.older_targets,
+    "offsets past 2^31": machine.far_offsets,
 }
 
 

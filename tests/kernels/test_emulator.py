@@ -58,7 +58,9 @@ __global__ void outside(i32* out) {
 def room(host_compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "probe.cu").write_text(TEXT)
     (tmp_path / "types.cuh").write_text((source.ROOM / "types.cuh").read_text())
-    monkeypatch.setattr(emulator, "expand", lambda name: source.expand(name, tmp_path))
+    monkeypatch.setattr(
+        emulator, "expand", lambda name, room=tmp_path: source.expand(name, room)
+    )
     # All instances in one library: it is built once and then read from disk.
     names = ("lanes", "reversed", "racing", "half_a_barrier", "left_early",
              "other_masks", "outside")  # fmt: skip

@@ -25,7 +25,7 @@ import torch
 from refmoe.kernels import cache, catalogue, launch
 from refmoe.kernels.source import expand
 
-_SIMT = Path(__file__).with_name("simt.hpp")
+_ROOM = Path(__file__).parent
 #: Contraction off, as for the GPU; unoptimised would be slower to run than to compile.
 _OPTIONS = (
     "-std=c++17", "-Og", "-shared", "-fPIC", "-ffp-contract=off",
@@ -53,7 +53,7 @@ def build(file: str, expressions: Sequence[str]) -> ctypes.CDLL:
         "block, shared, values, sizes, count, seed); }"
         for number, expression in enumerate(expressions)
     ]
-    text = "\n".join((_SIMT.read_text(), expand(file), *entries, ""))
+    text = "\n".join((expand("cuda.hpp", _ROOM), expand(file), *entries, ""))
     key = hashlib.sha256("\0".join((text, compiler(), *_OPTIONS)).encode()).hexdigest()
     library = cache.folder() / f"{key}.so"
     if not library.is_file():

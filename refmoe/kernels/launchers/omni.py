@@ -96,7 +96,7 @@ def omni_route(
     boards = own.warps * own.tokens
     rows = blocks_for(top_k, 32)
     names = f"{names}, {rows}, {own.warps}, {own.tokens}"
-    Kernel(_FILE, f"omni_route_staircase<{names}>")(
+    Kernel("omni_staircase.cu", f"omni_route_staircase<{names}>")(
         blocks_for(tokens, own.tokens), 32 * boards, *arguments, device=device,
         shared=_BOARD * boards,
     )  # fmt: skip

@@ -15,7 +15,6 @@ from refmoe.kernels.launch import Kernel, blocks_for, check
 from refmoe.kernels.launchers.formats import TYPES, Struct
 from refmoe.kernels.launchers.permute import IDS
 
-_FILE = "route.cu"
 #: The enumerators of Score, in the order of its names.
 SCORES = {
     "softmax": "kSoftmax", "sigmoid": "kSigmoid", "sqrtsoftplus": "kSqrtSoftplus",
@@ -101,14 +100,14 @@ def route_tokens(
     dtype = TYPES[logits.dtype]
     if naive or not fits or routing.method == "sparsemixer":
         scratch = torch.empty((tokens, columns, 4), dtype=torch.float32, device=device)
-        Kernel(_FILE, f"route_naive<{dtype}>")(
+        Kernel("route_naive.cu", f"route_naive<{dtype}>")(
             blocks_for(tokens, 64), 64, logits, tokens, ids, weights, shared, scratch,
             struct, device=device,
         )  # fmt: skip
     else:
         per_lane = 1 << (blocks_for(columns, _WARP) - 1).bit_length()
         names = f"{dtype}, {SCORES[routing.score]}, {per_lane}"
-        Kernel(_FILE, f"route_warps<{names}>")(
+        Kernel("route.cu", f"route_warps<{names}>")(
             blocks_for(tokens, 4), 128, logits, tokens, ids, weights, shared, struct,
             device=device,
         )  # fmt: skip

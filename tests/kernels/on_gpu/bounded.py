@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 import torch
-from on_gpu.exact import DTYPES, Place
+from on_gpu.place import DTYPES, Place
 from on_gpu.report import Check, equal, inside
 
 from oracle import activation as activations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from on_gpu.exact import Place
+from on_gpu.place import Place
 from on_gpu.report import Check
 
 from refmoe.loading import load

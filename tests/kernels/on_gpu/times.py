@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from on_gpu.exact import Place
+from on_gpu.place import Place
 
 from oracle.params import Params
 from oracle.spec import Activation, Layer, Routing
