@@ -7,9 +7,12 @@ from fractions import Fraction
 import pytest
 import torch
 
+from oracle import bounds
 from oracle.accumulators import accumulate
 from oracle.formats import get
-from oracle.numerics import ACCUMULATORS, Accumulator
+from oracle.numerics import ACCUMULATORS, Accumulator, Numerics
+from oracle.trace import Tap
+from oracle.vectors import Vector, load
 
 TRUNCATING = [u for u in ACCUMULATORS.values() if u.biased and u.group == 1]
 
@@ -153,3 +156,21 @@ def test_accumulate_rejects_operands_that_do_not_fit():
     x = torch.ones(2, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"x \(2, 3\) and w \(3, 2\) must be \[R, K\]"):
         accumulate(x, x.T, ACCUMULATORS["ffma"])
+
+
+@pytest.mark.parametrize("vector", load("accumulators"), ids=lambda vector: vector.id)
+def test_accumulate_gives_the_recorded_bits_of_every_unit(vector: Vector):
+    x, w = (vector.inputs[name].double()[None] for name in ("x", "w"))
+    kind = vector.arguments["format"]
+    expected = vector.expected["sum"]
+    assert torch.equal((x @ w.T)[0].float(), expected)
+    for name, peer in vector.peers.items():
+        unit = ACCUMULATORS[name]
+        got = accumulate(x, w, unit, formats=(kind, kind))
+        assert torch.equal(got[0].float(), peer["sum"]), name
+        least = get(kind).least_normal
+        tap = bounds.matmul(
+            Tap(x, least_normal=least), Tap(w, least_normal=least),
+            Numerics(accumulate=name),
+        )  # fmt: skip
+        assert bool((got - tap.value).abs() <= tap.worst)
