@@ -82,6 +82,7 @@ class Cuda:
     kind = "cuda"
 
     def __init__(self) -> None:
+        # Kept for good: CuPy destroys the stream behind a wrapper that is dropped.
         self._streams: dict[int, Any] = {}
 
     def run(

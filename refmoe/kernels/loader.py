@@ -12,6 +12,9 @@ import torch
 
 from refmoe.kernels import cache, catalogue, compiler
 
+#: Bytes of dynamic shared memory that a kernel may take without being allowed to.
+_FREELY_SHARED = 48 * 1024
+
 _lock = threading.RLock()
 _functions: dict[tuple[str, str, int, str], Any] = {}
 
@@ -43,9 +46,10 @@ def function(file: str, expression: str, device: int, shared: int = 0) -> Any:
         with _lock, torch.cuda.device(device):
             loaded = _functions.get(key) or _load(file, expression, target)
             _functions[key] = loaded
-    if shared > max(loaded.max_dynamic_shared_size_bytes, 48 * 1024):
+    if shared > _FREELY_SHARED:
         with torch.cuda.device(device):
-            loaded.max_dynamic_shared_size_bytes = shared
+            if loaded.max_dynamic_shared_size_bytes < shared:
+                loaded.max_dynamic_shared_size_bytes = shared
     return loaded
 
 
@@ -68,9 +72,9 @@ def _load(file: str, expression: str, target: str) -> Any:
             "(or [cuda12])"
         ) from error
     path, image = _image(file, expression, target)
-    kernel = cupy.RawModule(path=str(path)).get_function(image.names[expression])
     try:
-        kernel.attributes  # noqa: B018 loads the module now: never during a capture
+        # Loads the module at once: a later launch, in a capture say, never does.
+        return cupy.RawModule(path=str(path)).get_function(image.names[expression])
     except cupy.cuda.driver.CUDADriverError as error:
         driver = cupy.cuda.runtime.driverGetVersion()
         major, minor = compiler.version()
@@ -79,4 +83,3 @@ def _load(file: str, expression: str, target: str) -> Any:
             f"{expression} of {file}, compiled for {target} by NVRTC {major}.{minor}: "
             f"{error}. Update the driver, or install an NVRTC of the driver's release"
         ) from error
-    return kernel
