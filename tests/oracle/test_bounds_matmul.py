@@ -18,7 +18,12 @@ from tests.oracle import soundness
 from tests.oracle.simulators import KINDS, Simulator, data, simulators
 
 SIMULATORS = {simulator.name: simulator for simulator in simulators()}
-TRUNCATING = [name for name, unit in ACCUMULATORS.items() if unit.biased]
+#: Truncating units but those that sum exactly inside groups or restart before they drift.
+TRUNCATING = [
+    name
+    for name, unit in ACCUMULATORS.items()
+    if unit.biased and unit.group == 1 and not unit.promote
+]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -55,8 +60,6 @@ def test_matmul_worst_is_not_vacuous_for_one_sign(name):
     ulp on average, an ulp being at least 2^-Fout / 2 of it: T 2^-Fout S / 8 in all, of
     the bound's T (n 2^-F + 2^-Fout) S."""
     unit = ACCUMULATORS[name]
-    if unit.group > 1 or unit.promote:
-        pytest.skip("sums exactly inside groups, or restarts before it drifts")
     simulator = next(s for s in simulators() if s.name == name)
     x, w = data("same_sign", 16, 16, 1024, simulator.operands, generator())
     tap = predicted(simulator, x, w)
