@@ -18,7 +18,7 @@ from tests.oracle import soundness
 from tests.oracle.simulators import KINDS, Simulator, data, simulators
 
 SIMULATORS = {simulator.name: simulator for simulator in simulators()}
-#: Truncating units but those that sum exactly inside groups or restart before they drift.
+#: Truncating units, but those that sum groups exactly or restart before they drift.
 TRUNCATING = [
     name
     for name, unit in ACCUMULATORS.items()
