@@ -5,8 +5,10 @@ from __future__ import annotations
 from oracle.numerics import PRESETS, Numerics
 from oracle.spec import BlockFormat, Layer
 
-_GEMM = ("accumulate", "split_k", "partial", "gemm")
-_ACTIVATE = ("activation", "intermediate", "exp", "sigmoid", "tanh", "erf", "divide")
+_GEMM = ("accumulate", "split_k", "partial", "dequantized", "gemm")
+_ACTIVATE = (
+    "activation", "fused", "intermediate", "exp", "sigmoid", "tanh", "erf", "divide",
+)  # fmt: skip
 _COMBINE = ("weighted", "combine", "combine_order")
 _ROUTE = ("router", "weights", "ties", "exp", "sigmoid", "log", "sqrt", "divide")
 _EXPERTS = (*_GEMM, "gate_up", *_ACTIVATE, "down", *_COMBINE)
@@ -26,10 +28,6 @@ _POINTS = (
     "intermediate", "gate_up", "activation", "down", "weighted", "combine", "shared",
     "weights", "router",
 )  # fmt: skip
-#: Units that only FP8 and FP4 operands reach.
-_NARROW = {
-    "tcgen05_fp8", "tcgen05_fp4", "qmma_ada", "qgmma_hopper", "qgmma_hopper_promoted",
-}  # fmt: skip
 
 
 def others(op: str, layer: Layer, declared: Numerics) -> dict[str, Numerics]:
@@ -48,7 +46,7 @@ def others(op: str, layer: Layer, declared: Numerics) -> dict[str, Numerics]:
     found: dict[str, Numerics] = {}
 
     def add(text: str, numerics: Numerics) -> None:
-        if not narrow and {unit.name for unit in numerics.units} & _NARROW:
+        if numerics.takes_codes and not narrow:
             return
         key = _seen(numerics, read)
         if key not in seen:
