@@ -14,6 +14,7 @@ import torch
 
 from oracle import bounds
 from oracle.blocks import dequantize, quantize
+from oracle.layouts.scale_tiles import swizzle_128x4, unswizzle_128x4
 from oracle.moe import DEFAULT, trace
 from oracle.numerics import Numerics
 from oracle.params import Blocks, Params, Streamed, Weight
@@ -111,7 +112,11 @@ def reduced(parts: list[Tap], layer: Layer, numerics: Numerics = DEFAULT) -> Tap
 
 
 def dispatched(
-    x: list[torch.Tensor], format: BlockFormat, *, quantised: str = "before_gather"
+    x: list[torch.Tensor],
+    format: BlockFormat,
+    *,
+    quantised: str = "before_gather",
+    swizzled: bool = False,
 ) -> torch.Tensor:
     """x of all ranks as every rank sees it after an all-gather, dequantised f64[T, H].
 
@@ -119,6 +124,9 @@ def dispatched(
     ``after_gather``: rows travel, then the whole is quantised. Both give the same bytes
     wherever a scale belongs to rows of one rank; a per-tensor scale (NVFP4's global
     one, FP8 per tensor) differs unless it is calibrated.
+
+    `swizzled` scale bytes travel in each rank's own 128x4 tiles, padded to 128 rows;
+    whoever reads them must undo them rank by rank.
 
     Raises ValueError for another value of `quantised`.
     """
@@ -129,7 +137,15 @@ def dispatched(
             f"dispatched: quantised={quantised!r} is unknown; use 'before_gather' or "
             "'after_gather'"
         )
-    return torch.cat([dequantize(quantize(part, format)) for part in x])
+    return torch.cat([_received(quantize(part, format), swizzled) for part in x])
+
+
+def _received(blocks: Blocks, swizzled: bool) -> torch.Tensor:
+    if swizzled:
+        tiles = swizzle_128x4(blocks.scales)
+        scales = unswizzle_128x4(tiles, *blocks.scales.shape[-2:])
+        blocks = replace(blocks, scales=scales)
+    return dequantize(blocks)
 
 
 def _experts(params: Params, start: int, stop: int) -> Params:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from oracle.blocks import preset, quantize
+from oracle.layouts.scale_tiles import swizzle_128x4
 from oracle.moe import trace
 from oracle.numerics import PRESETS
 from oracle.params import Params, Streamed
@@ -96,3 +97,16 @@ def test_dispatch_order_matters_only_for_per_tensor_scales():
     assert not torch.equal(early, late)
     with pytest.raises(ValueError, match="quantised='never' is unknown"):
         dispatched(ranks, preset("nvfp4"), quantised="never")
+
+
+@pytest.mark.parametrize("rows", [3, 128, 130])
+def test_swizzled_scales_are_undone_rank_by_rank(rows):
+    generator = torch.Generator().manual_seed(6)
+    form = preset("mxfp8_e4m3")
+    ranks = [torch.randn(rows, 96, generator=generator) * 2.0**e for e in (-3, 4)]
+    plain = dispatched(ranks, form)
+    assert torch.equal(dispatched(ranks, form, swizzled=True), plain)
+    # The ranks' tiles in a row are those of the whole only where none are padded.
+    tiles = [swizzle_128x4(quantize(part, form).scales) for part in ranks]
+    whole = swizzle_128x4(quantize(torch.cat(ranks), form).scales)
+    assert torch.equal(torch.cat(tiles), whole) == (rows % 128 == 0)
