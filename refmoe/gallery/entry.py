@@ -37,6 +37,9 @@ OP_OF = {
         "combine": "weighted combined total",
         "experts": "seen routed first_gemm second_gemm add_bias with_identity",
         "moe": "shared shared_weight rescale_sum",
+        "omni_route": "sums",
+        "omni_route_backward": "gradient",
+        "omni_experts": "",
     }.items()
     for stage in (op, *stages.split())
 }

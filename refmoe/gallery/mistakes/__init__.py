@@ -13,6 +13,7 @@ from refmoe.gallery.mistakes import (
     dispatch,
     layout,
     memory,
+    omni,
     overflow,
     permutation,
     placement,
@@ -25,7 +26,7 @@ from refmoe.gallery.mistakes import (
 
 ENTRIES = collected(
     selection, weights, placement, activation, bias, quantisation, layout,
-    permutation, dispatch, overflow, memory, state, precision,
+    permutation, dispatch, overflow, memory, state, precision, omni,
 )  # fmt: skip
 
 #: `refmoe.gallery.mistakes:NAME` loads a new port of that entry.

@@ -120,6 +120,31 @@ def products_behind_the_last_tile(stage: Stage, x: Tensor, weight: Tensor) -> Te
     return stage(x[:, :depth], weight[:, :depth])
 
 
+def _two_tactics(case: object) -> tuple[str, str]:
+    return "narrow", "wide"
+
+
+@mistake(
+    "moe", reference="flashinfer#3197, flashinfer#4841, sglang#34629",
+    attributes={"tactics": _two_tactics}, shows="every tactic, not the first alone",
+)  # fmt: skip
+def second_tactic_drops_a_tile(
+    stage: Stage,
+    x: Tensor,
+    logits: Tensor,
+    params: Params,
+    layer: Layer,
+    *,
+    token_ids: Tensor | None = None,
+    tactic: str = "narrow",
+) -> Tensor:
+    """Of two tactics the second leaves the last columns out."""
+    out: Tensor = stage.honest(x, logits, params, layer, token_ids=token_ids)
+    if tactic == "wide":
+        out[:, -16:] = 0.0
+    return out
+
+
 @mistake("matmul", shows="K above 256")
 def products_from_256_on(stage: Stage, x: Tensor, weight: Tensor) -> Tensor:
     """A loop over K runs four tiles of 64 and no more."""

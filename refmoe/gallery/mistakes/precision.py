@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from oracle.numerics import PRESETS
 from oracle.params import Blocks, Params
 from oracle.spec import Activation, Layer, Routing
 from refmoe.gallery.entry import Stage, decorator
@@ -65,6 +66,15 @@ def output_truncated(stage: Stage, result: Tensor, own: torch.dtype) -> Tensor:
     if own is torch.bfloat16:
         result = (result.view(torch.int32) >> 16 << 16).view(torch.float32)
     return stage(result, own)
+
+
+@mistake(
+    "stored", numerics=PRESETS["reference"], verdict="UNDECLARED",
+    shows="sums next to half way between two bf16 numbers",
+)  # fmt: skip
+def output_rounded_twice(stage: Stage, result: Tensor, own: torch.dtype) -> Tensor:
+    """A float64 result reaches bf16 through float32."""
+    return stage(result.float(), own)
 
 
 @mistake("stored", shows="sums half way between two bf16 numbers")

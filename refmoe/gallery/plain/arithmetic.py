@@ -28,8 +28,34 @@ class Arithmetic:
 
     def rounded(self, tensor: Tensor, point: str) -> Tensor:
         """The tensor after a rounding point."""
-        return tensor.to(self.type(point)).to(self.compute)
+        return self.cast(tensor, self.type(point)).to(self.compute)
+
+    def cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """The tensor in another type, rounded once.
+
+        torch takes float64 to 16 bits through float32. Rounding to odd on the way keeps
+        what lies beside a tie beside it.
+        """
+        if tensor.dtype != torch.float64 or dtype.itemsize != 2:
+            return tensor.to(dtype)
+        near = tensor.float()
+        lost = tensor - near.double()
+        bits = near.view(torch.int32)
+        toward = torch.where((lost > 0) == (tensor > 0), bits + 1, bits - 1)
+        odd = torch.where((lost != 0) & (bits % 2 == 0), toward, bits)
+        return odd.view(torch.float32).to(dtype)
 
     def matmul(self, x: Tensor, weight: Tensor) -> Tensor:
         """x weight^T; x [R, K], weight [N, K]."""
         return x @ weight.T
+
+    def plain(self, tensor: Tensor) -> Tensor:
+        """A tensor in the type of the arithmetic."""
+        return tensor.to(self.compute)
+
+    def total(self, rows: Tensor) -> Tensor:
+        """The sum over the choices of [T, k, H], one after the other."""
+        total = rows.new_zeros(rows.shape[0], rows.shape[2])
+        for choice in range(rows.shape[1]):
+            total = self.rounded(total + rows[:, choice], "combine")
+        return total

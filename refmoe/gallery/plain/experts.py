@@ -45,10 +45,6 @@ class Experts(Quantizer):
         part = weights[expert]
         return self.dequantize(part) if isinstance(part, Blocks) else self.plain(part)
 
-    def plain(self, tensor: Tensor) -> Tensor:
-        """A tensor in the type of the arithmetic."""
-        return tensor.to(self.compute)
-
     def gemm(self, x: Tensor, weights: Any, offsets: Tensor) -> Tensor:
         """Each expert's rows [R, K] times its weight, [R, N]."""
         y = torch.zeros(len(x), weights.shape[1], dtype=self.compute)
@@ -69,7 +65,7 @@ class Experts(Quantizer):
 
     def stored(self, result: Tensor, own: torch.dtype) -> Tensor:
         """A result as it leaves the port, in its own type if none is declared."""
-        return result.to(TYPES.get(self.numerics.output or "", own))
+        return self.cast(result, TYPES.get(self.numerics.output or "", own))
 
     def add_bias(self, y: Tensor, bias: Tensor | None, owner: Tensor) -> Tensor:
         """y plus the bias of each row's expert."""
@@ -80,7 +76,7 @@ class Experts(Quantizer):
     ) -> Tensor:
         """The activation as an op."""
         hidden = self.activation(self.plain(gate_up), params, layer.activation, expert)
-        return hidden.to(self.type("intermediate"))
+        return self.cast(hidden, self.type("intermediate"))
 
     def activation(
         self,
@@ -98,7 +94,7 @@ class Experts(Quantizer):
             table = None if params is None else getattr(params, name)
             own = getattr(kind, name) or 0.0
             constants.append(own if table is None else self.plain(table)[owner, None])
-        gate_up = gate_up.to(self.type("activation"))
+        gate_up = self.cast(gate_up, self.type("activation"))
         return self.plain(activation.activate(gate_up, kind, *constants))
 
     def weighted(self, rows: Tensor, weights: Tensor) -> Tensor:
@@ -123,10 +119,3 @@ class Experts(Quantizer):
             order = place.reshape(tokens, choices).argsort(dim=1, stable=True)
             spread = spread.gather(1, order[..., None].expand_as(spread))
         return self.total(spread)
-
-    def total(self, rows: Tensor) -> Tensor:
-        """The sum over the choices of [T, k, H], one after the other."""
-        total = rows.new_zeros(rows.shape[0], rows.shape[2])
-        for choice in range(rows.shape[1]):
-            total = self.rounded(total + rows[:, choice], "combine")
-        return total

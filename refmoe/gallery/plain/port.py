@@ -9,10 +9,11 @@ from oracle.params import Blocks, Params
 from oracle.spec import BlockFormat, Layer
 from refmoe.gallery.plain.arithmetic import TYPES, Tensor
 from refmoe.gallery.plain.experts import Experts
+from refmoe.gallery.plain.omni import Omni
 from refmoe.gallery.plain.router import Router
 
 
-class Plain(Router, Experts):
+class Plain(Router, Experts, Omni):
     """A layer computed as `numerics` declares, one stage a method.
 
     Public methods that are no op are stages. They call each other through the instance,
@@ -84,7 +85,7 @@ class Plain(Router, Experts):
         hidden = self.activation(gate_up, params, layer.activation, owner)
         if layer.weight_on == "intermediate":
             hidden = self.rounded(self.weighted(hidden, own), "activation")
-        hidden = hidden.to(self.type("intermediate"))
+        hidden = self.cast(hidden, self.type("intermediate"))
         down = self.second_gemm(hidden, offsets, owner, params, layer)
         down = self.rounded(down, "down")
         taps |= {"rows": rows, "offsets": offsets, "gate_up": gate_up}

@@ -1,0 +1,90 @@
+"""Honest ports are never wrong, however they add, round and order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from refmoe.case import Case
+from refmoe.gallery import entries
+from refmoe.gallery.entry import Entry
+from refmoe.loading import port_of
+from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, Cell, cases, cells
+from refmoe.regimes import REGIMES
+from refmoe.verdict import Kind
+from refmoe.verify import Verifier, schedule
+
+HONEST = entries("honest")
+#: Verdicts that an honest port may get; SUSPECT has a stated probability.
+FINE = (Kind.BIT_EQUAL, Kind.WITHIN, Kind.AMBIGUOUS, Kind.UNSUPPORTED)
+#: Cases of the long profile, over all ports.
+MANY = 20_000
+
+
+def some_cases(entry: Entry, count: int) -> Iterator[Case]:
+    """Cases of the entry's op and of the layer, other ones for every entry."""
+    place = list(HONEST).index(entry.name)
+    ops = (entry.op, "moe") if entry.op != "moe" else ("moe",)
+    found = cells(
+        ops, entry.models or DEFAULT_MODELS, entry.formats or DEFAULT_FORMATS,
+        tuple(REGIMES),
+    )  # fmt: skip
+    for number in range(count):
+        # Coprime steps, so that cells and sizes meet in every combination.
+        cell = found[(7 * number + place) % len(found)]
+        yield list(cases(cell, 8))[(3 * number + place) % 8]
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_gallery_honest_port_is_never_wrong(name: str) -> None:
+    port, verifier = port_of(HONEST[name].port(), name), Verifier()
+    kinds = Counter[Kind]()
+    for case in some_cases(HONEST[name], 8):
+        record = verifier.check(port, case)
+        verdict = record.judgement.verdict
+        assert record.kind in FINE, f"{record.case}: {verdict} {record.log}"
+        kinds[record.kind] += 1
+    assert kinds[Kind.BIT_EQUAL] + kinds[Kind.WITHIN] > 0
+
+
+def test_gallery_honest_ports_differ() -> None:
+    """Catches a gallery that holds one implementation many times."""
+    assert len(HONEST) >= 12
+    changed = [
+        (entry.at, entry.variant, entry.numerics, entry.declares)
+        for entry in HONEST.values()
+    ]
+    assert len({repr(change) for change in changed}) >= len(HONEST) - 1
+
+
+def test_gallery_exact_regime_is_bit_equal_for_every_order_of_sums() -> None:
+    """Catches an exact regime that an honest order or unit could fail."""
+    orders = [entry for entry in HONEST.values() if entry.at == "matmul"]
+    narrow = ("split_k_in_bf16", "hopper_fp8")
+    for entry in orders:
+        if entry.name in narrow:
+            continue
+        port, verifier = port_of(entry.port(), entry.name), Verifier()
+        for case in cases(Cell("grouped_gemm", "gpt-oss-120b", "exact"), 2):
+            assert verifier.check(port, case).kind is Kind.BIT_EQUAL, case
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", HONEST)
+def test_gallery_honest_port_is_never_wrong_in_many_cases(name: str) -> None:
+    """At least 20,000 cases over all ports, every op, and all seeds new."""
+    entry = HONEST[name]
+    port, verifier = port_of(entry.port(), name), Verifier()
+    models = entry.models or DEFAULT_MODELS
+    every = cells(
+        tuple(port.ops), models, entry.formats or DEFAULT_FORMATS, tuple(REGIMES)
+    )
+    count = -(-MANY // (len(HONEST) * len(every)))
+    bad = []
+    for _, cell, case in schedule([port], every, count, seed=1000):
+        record = verifier.check(port, case, cell)
+        if record.kind not in (*FINE, Kind.SUSPECT, Kind.UNDECIDED):
+            bad.append(f"{record.case}: {record.judgement.verdict}")
+    assert not bad, "\n".join(bad)

@@ -1,0 +1,107 @@
+"""Every mistake is caught by a verification, or says what it still needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from refmoe.gallery import entries
+from refmoe.gallery.entry import GROUPS, Entry
+from refmoe.loading import load
+from refmoe.verify import Record
+
+Hunt = Callable[[Entry, int], Record | None]
+
+#: Cases of each cell, as many as a verification runs by itself.
+COUNT = 8
+MISTAKES = entries("mistake")
+#: Mistakes that no case shows yet, and the feature that would.
+NEEDS = {
+    "nan_row_repeats_expert_0": "regime of non-finite logits",
+    "nan_key_skipped": "regime of non-finite logits (omni_route)",
+    "nan_clamped_to_the_limit": "regime of non-finite gates",
+    "nan_row_spreads": "regime of non-finite rows of x or down",
+    "experts_from_256_on_are_ignored": "E > 256",
+    "ids_in_8_bits": "E > 256 (permute)",
+    "bias_leaks_at_one_tile": "E = 128 with k = 8 and a selection bias",
+    "selection_bias_in_bf16": "router biases of more than 8 bits, or near-tied keys",
+    "logits_bits_as_fp16": "logits of 16 bits",
+    "sigmoid_before_the_choice": "saturated logits: two above 17 in a row",
+    "softmax_without_its_maximum": "saturated logits: above 88",
+    "softplus_without_log1p": "chosen logits below -12",
+    "clamp_after_the_curve": "limits of 0.5 and 1",
+    "clamp_before_the_curve": "limits of 0.5 and 1",
+    "limit_of_zero_clamps": "limit 0",
+    "limits_per_expert_ignored": "alpha, beta and limit per expert in params",
+    "bias_on_empty_slots": "ids of -1",
+    "minus_one_is_the_last_expert": "ids of -1",
+    "stale_slots_are_summed": "ids of -1, two calls of one shape",
+    "tokens_of_no_expert_are_garbage": "ids of -1",
+    "rows_of_no_expert_are_garbage": "rows of x past the last offset",
+    "duplicates_counted_once": "ids that stand twice in a row",
+    "byte_0_is_zero": "every scale byte",
+    "byte_134_is_nan": "every scale byte",
+    "byte_255_is_infinite": "every scale byte",
+    "global_scale_of_the_first_expert": "NVFP4 weights, unequal global scales",
+    "strides_ignored_by_the_activation": "strided views of the inputs",
+    "strides_ignored_by_the_quantiser": "strided views of the inputs",
+    "launch_skipped_from_65536_on": "T * k >= 65536 (permute)",
+    "lost_update": "a hundred launches",
+    "missing_barrier": "a hundred launches",
+    "rows_of_a_larger_call": "law: a larger call, then a smaller one",
+}
+
+
+def caught(name: str, record: Record | None) -> None:
+    entry = MISTAKES[name]
+    assert record is not None, f"{name} survives: {entry.about} Needs {entry.shows}."
+    assert record.kind.failed or record.kind == entry.verdict
+
+
+@pytest.mark.parametrize("name", sorted(set(MISTAKES) - set(NEEDS)))
+def test_gallery_mistake_is_caught(name: str, hunt: Hunt) -> None:
+    caught(name, hunt(MISTAKES[name], COUNT))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NEEDS)
+def test_gallery_mistake_needs_what_it_says(name: str, hunt: Hunt) -> None:
+    """Fails once a mistake is caught after all: take it from the list."""
+    record = hunt(MISTAKES[name], COUNT)
+    assert record is None, f"{name} is caught by {record.case}"
+
+
+def test_gallery_mistakes_cover_every_class() -> None:
+    assert len(MISTAKES) >= 60
+    assert {entry.group for entry in MISTAKES.values()} == set(GROUPS)
+    assert set(NEEDS) <= set(MISTAKES)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_gallery_mistake_is_described(name: str) -> None:
+    entry = MISTAKES[name]
+    assert entry.about.endswith(".")
+    assert entry.shows
+    assert entry.verdict in ("WRONG", "UNDECLARED")
+    assert hasattr(entry.port(), entry.op)
+
+
+def test_gallery_port_is_loaded_by_name() -> None:
+    port = load("refmoe.gallery.mistakes:no_clamp")
+    assert port.name == "refmoe.gallery.mistakes:no_clamp"
+    assert {"moe", "route", "quantize", "omni_experts"} <= set(port.ops)
+
+
+def test_gallery_ports_share_no_memory() -> None:
+    """Catches a state that outlives its port: verdicts would depend on the order."""
+    first, second = (MISTAKES["workspace_not_cleared"].port() for _ in range(2))
+    first.total.args[0].memory["seen"] = True
+    assert not second.total.args[0].memory
+
+
+def test_gallery_unknown_kind_and_entry_are_refused() -> None:
+    with pytest.raises(ValueError, match="'mistake', 'cheat'"):
+        entries("bug")
+    with pytest.raises(ValueError, match="no_such_mistake"):
+        load("refmoe.gallery.mistakes:no_such_mistake")
