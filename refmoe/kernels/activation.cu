@@ -100,17 +100,18 @@ activate_quantize(const In* gate_up, const Id* experts, const float* weights, u8
   constexpr int N = 8;
   const i64 row = blockIdx.x, column = (i64(blockIdx.y) * 128 + threadIdx.x) * N;
   const bool inside = column < width;
-  float values[N] = {};
+  Vector<Mid, N> rounded{};
   if (inside) {
+    float values[N];
     activate_values<In, C, N>(gate_up, row, column, width, parameters,
                               experts ? experts[row] : 0, weights, values);
 #pragma unroll
-    for (int i = 0; i < N; ++i) values[i] = to_float(from_float<Mid>(values[i]));
+    for (int i = 0; i < N; ++i) rounded.at[i] = from_float<Mid>(values[i]);
   }
   u32 stored;
   const int shift = 31 - __clz(format.columns / N);
   const Vector<u8, N> made =
-      quantize_lanes<Element, R, K>(values, 1 << shift, format, Whole{1.0f, 1.0f}, stored);
+      quantize_lanes<Mid, Element, R, K>(rounded, 1 << shift, format, Whole{1.0f, 1.0f}, stored);
   if (!inside) return;
   store<u8, N>(codes + row * width + column, made);
   if (threadIdx.x % (1 << shift) == 0)

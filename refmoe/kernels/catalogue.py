@@ -59,6 +59,9 @@ def _convert() -> tuple[str, ...]:
     return (
         *(f"encode_elements<{f}, {r}>" for f in formats for r in roundings),
         *(f"decode_elements<{f}>" for f in formats),
+        *(f"encode_finite_elements<{f}, true>" for f in formats),
+        *(f"encode_finite_elements<{f}, false>" for f in formats),
+        "quotient_elements",
         *(f"{kernel}<{t}>" for kernel in ("round_elements", "widen_elements")
           for t in ("bf16", "fp16")),
     )  # fmt: skip

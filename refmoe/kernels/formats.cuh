@@ -36,8 +36,8 @@ struct mxint8 : IntegerFormat<8, 6, -127> {};
 template <class Format, Rounding R> __device__ __forceinline__ u32 encode(float value) {
   const u32 magnitude = __float_as_uint(value) & ~kSign;
   const u32 sign = __float_as_uint(value) >> 31;
+  const Split parts = split(magnitude);
   if constexpr (Format::kInteger) {
-    const Split parts = split(magnitude);
     // One unit is 2^-kMantissa: significand * 2^(field - 150 + kMantissa) units.
     const int drop = 150 - Format::kMantissa - int(parts.field);
     int code = magnitude >= (127u + 24u) << 23 || drop < 0
@@ -47,27 +47,46 @@ template <class Format, Rounding R> __device__ __forceinline__ u32 encode(float 
     code = max(Format::kMinimum, min(Format::kMaximum, code));
     return magnitude > kInfinity ? 0u : u32(code);
   } else {
-    constexpr u32 kShift = 23 - Format::kMantissa;
     constexpr u32 kLeastField = 128 - Format::kBias;  // of the least normal value
-    constexpr u32 kRebias = (kLeastField - 1u) << Format::kMantissa;
+    const bool subnormal = parts.field < kLeastField;
+    const u32 drop = 23 - Format::kMantissa + (subnormal ? kLeastField - parts.field : 0u);
+    const u32 rebias = subnormal ? 0u : (parts.field - kLeastField) << Format::kMantissa;
+    u32 code = shift_right<R>(parts.significand, min(drop, 31u)) + rebias;
+    code = min(code, Format::kMaximum) | sign << (Format::kBits - 1);
+    return magnitude > kInfinity ? Format::kNanStandIn : code;
+  }
+}
+
+// The code of a finite value, rounded to nearest even and saturated: `encode` without its cases.
+// With Short the value has at most 11 significant bits (a 16-bit float times a power of two):
+// then it may be moved to where fp32's own subnormals are those of the format, exactly unless it
+// rounds to 0 anyway.
+template <class Format, bool Short> __device__ __forceinline__ u32 encode_finite(float value) {
+  if constexpr (Format::kInteger) {
+    // 1.5 * 2^23 more, the unit is fp32's last bit; the low byte is the number.
+    const float units = __fmul_rn(value, power_of_two(Format::kMantissa));
+    const float held = fmaxf(fminf(units, float(Format::kMaximum)), float(Format::kMinimum));
+    return __float_as_uint(__fadd_rn(held, 12582912.0f)) & 0xFFu;
+  } else {
+    constexpr u32 kShift = 23 - Format::kMantissa;
+    constexpr u32 kHalf = (1u << kShift) / 2u;
+    const u32 sign = (__float_as_uint(value) >> (32 - Format::kBits)) & 1u << (Format::kBits - 1);
     u32 code;
-    if constexpr (R == kNearestEven) {
-      // Below the least normal value, an anchor whose ulp is the quantum does the rounding.
+    if constexpr (Short) {
+      const float moved_value = __fmul_rn(value, power_of_two(Format::kBias - 127));
+      const u32 moved = __float_as_uint(moved_value) & ~kSign;
+      code = (moved + (kHalf - 1u) + (moved >> kShift & 1u)) >> kShift;
+    } else {
+      constexpr u32 kLeastField = 128 - Format::kBias;
+      const u32 magnitude = __float_as_uint(value) & ~kSign;
       const float anchor = __uint_as_float((kLeastField + kShift) << 23);
       const u32 small = __float_as_uint(__uint_as_float(magnitude) + anchor) -
                         __float_as_uint(anchor);
-      const u32 odd = magnitude >> kShift & 1u;
-      const u32 normal = ((magnitude + ((1u << kShift) / 2u - 1u) + odd) >> kShift) - kRebias;
+      const u32 normal = ((magnitude + (kHalf - 1u) + (magnitude >> kShift & 1u)) >> kShift) -
+                         ((kLeastField - 1u) << Format::kMantissa);
       code = magnitude < kLeastField << 23 ? small : normal;
-    } else {
-      const Split parts = split(magnitude);
-      const bool subnormal = parts.field < kLeastField;
-      const u32 drop = kShift + (subnormal ? kLeastField - parts.field : 0u);
-      const u32 rebias = subnormal ? 0u : (parts.field - kLeastField) << Format::kMantissa;
-      code = shift_right<R>(parts.significand, min(drop, 31u)) + rebias;
     }
-    code = min(code, Format::kMaximum) | sign << (Format::kBits - 1);
-    return magnitude > kInfinity ? Format::kNanStandIn : code;
+    return min(code, Format::kMaximum) | sign;
   }
 }
 

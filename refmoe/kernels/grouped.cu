@@ -29,16 +29,14 @@ __global__ void grouped_naive(const T* x, u8* codes, void* scales, const Index* 
     u32 amax = 0;
 #pragma unroll 1
     for (i64 c = from; c < to; ++c)
-      amax = max(amax, amax_bits(to_float(x[row * columns + c]), format.nonfinite));
+      amax = max(amax, amax_of(Vector<T, 1>{{x[row * columns + c]}}, format.nonfinite));
     const Chosen chosen = choose_scale<K>(amax, format, whole);
     put_scale(scales, scale_place(row, block, across, expert, offsets, starts),
               chosen.scale.stored, format.scale_type);
 #pragma unroll 1
-    for (i64 c = from; c < to; ++c) {
-      const u32 code = code_of<Element, R, K>(to_float(x[row * columns + c]),
-                                              chosen.scale.operand, format.keep_negative_zero);
-      codes[row * columns + c] = chosen.broken ? 0 : u8(code);
-    }
+    for (i64 c = from; c < to; ++c)
+      codes[row * columns + c] =
+          code_of<Element, R, K>(to_float(x[row * columns + c]), chosen, format);
   }
 }
 
@@ -61,12 +59,9 @@ grouped_lanes(const T* x, u8* codes, void* scales, const Index* offsets, const I
     const int v = base + int(threadIdx.x);
     const Vector<T, N> loaded =
         v < count ? load<T, N>(x + row * columns + v * N) : Vector<T, N>{};
-    float values[N];
-#pragma unroll
-    for (int i = 0; i < N; ++i) values[i] = to_float(loaded.at[i]);
     u32 stored;
     const Vector<u8, N> made =
-        quantize_lanes<Element, R, K>(values, lanes, format, whole, stored);
+        quantize_lanes<T, Element, R, K>(loaded, lanes, format, whole, stored);
     if (v >= count) continue;
     store<u8, N>(codes + row * columns + v * N, made);
     if (v % lanes == 0)
@@ -90,7 +85,7 @@ __global__ void grouped_amax(const T* x, u32* amaxes, const Index* offsets, int 
     u32 own = 0;
 #pragma unroll 1
     for (i64 c = from; c < min(columns, from + format.columns); ++c)
-      own = max(own, amax_bits(to_float(x[row * columns + c]), format.nonfinite));
+      own = max(own, amax_of(Vector<T, 1>{{x[row * columns + c]}}, format.nonfinite));
     if (own < kInfinity || format.nonfinite == kSaturate) amax = max(amax, own);
   }
   amax = maximum_over(amax, 32);

@@ -53,6 +53,17 @@ def function(file: str, expression: str, device: int, shared: int = 0) -> Any:
     return loaded
 
 
+def warm_up(device: int = 0) -> None:
+    """Compile and load every instance of the catalogue: no later launch has to.
+
+    Before a CUDA graph is captured, say; calling each op once on like inputs also does.
+    """
+    catalogue.warm_up(target_for(device))
+    for file, expressions in catalogue.instances().items():
+        for expression in expressions:
+            function(file, expression, device)
+
+
 def _image(file: str, expression: str, target: str) -> tuple[Path, compiler.Image]:
     """The program with `expression`: of the whole file if warmed up, else its own."""
     listed = catalogue.instances().get(file, ())

@@ -21,7 +21,7 @@ __global__ void quantize_naive(const T* x, u8* codes, void* scales, const Whole*
 #pragma unroll 1
     for (i64 c = 0; c < place.columns; ++c) {
       const i64 i = place.start + r * shape.columns + c;
-      amax = max(amax, amax_bits(to_float(x[i]), format.nonfinite));
+      amax = max(amax, amax_of(Vector<T, 1>{{x[i]}}, format.nonfinite));
     }
   const Chosen chosen = choose_scale<K>(amax, format, whole_at(wholes, place.lead));
   put_scale(scales, block, chosen.scale.stored, format.scale_type);
@@ -30,9 +30,7 @@ __global__ void quantize_naive(const T* x, u8* codes, void* scales, const Whole*
 #pragma unroll 1
     for (i64 c = 0; c < place.columns; ++c) {
       const i64 i = place.start + r * shape.columns + c;
-      const u32 code = code_of<Element, R, K>(to_float(x[i]), chosen.scale.operand,
-                                                    format.keep_negative_zero);
-      codes[i] = chosen.broken ? 0 : u8(code);
+      codes[i] = code_of<Element, R, K>(to_float(x[i]), chosen, format);
     }
 }
 
@@ -48,12 +46,9 @@ quantize_groups(const T* x, u8* codes, void* scales, const Whole* wholes,
   const bool inside = v < Index(elements / N);
   const i64 lead = wholes && inside ? i64(v) * N / per_lead : 0;
   const Vector<T, N> loaded = inside ? load<T, N>(x + v * N) : Vector<T, N>{};
-  float values[N];
-#pragma unroll
-  for (int i = 0; i < N; ++i) values[i] = to_float(loaded.at[i]);
   u32 stored;
-  const Vector<u8, N> made = quantize_lanes<Element, R, K>(
-      values, lanes, format, whole_at(wholes, lead), stored);
+  const Vector<u8, N> made = quantize_lanes<T, Element, R, K>(
+      loaded, lanes, format, whole_at(wholes, lead), stored);
   if (!inside) return;
   store<u8, N>(codes + v * N, made);
   if (threadIdx.x % lanes == 0) put_scale(scales, i64(v >> shift), stored, format.scale_type);
@@ -73,10 +68,7 @@ quantize_tiles(const T* x, u8* codes, void* scales, const Whole* wholes,
 #pragma unroll 1
   for (i64 v = threadIdx.x; v < count; v += 256) {
     const i64 at = place.start + v / vectors * shape.columns + v % vectors * N;
-    const Vector<T, N> loaded = load<T, N>(x + at);
-#pragma unroll
-    for (int i = 0; i < N; ++i)
-      amax = max(amax, amax_bits(to_float(loaded.at[i]), format.nonfinite));
+    amax = max(amax, amax_of(load<T, N>(x + at), format.nonfinite));
   }
   const Chosen chosen =
       choose_scale<K>(maximum_over_block(amax), format, whole_at(wholes, place.lead));
@@ -84,15 +76,7 @@ quantize_tiles(const T* x, u8* codes, void* scales, const Whole* wholes,
 #pragma unroll 1
   for (i64 v = threadIdx.x; v < count; v += 256) {
     const i64 at = place.start + v / vectors * shape.columns + v % vectors * N;
-    const Vector<T, N> loaded = load<T, N>(x + at);
-    Vector<u8, N> made;
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const u32 code = code_of<Element, R, K>(to_float(loaded.at[i]), chosen.scale.operand,
-                                                    format.keep_negative_zero);
-      made.at[i] = chosen.broken ? 0 : u8(code);
-    }
-    store<u8, N>(codes + at, made);
+    store<u8, N>(codes + at, codes_of<T, Element, R, K>(load<T, N>(x + at), chosen, format));
   }
 }
 
@@ -105,10 +89,7 @@ whole_amax(const T* x, u32* amaxes, i64 per_lead, int lanes, int nonfinite, int 
   const i64 at = (i64(blockIdx.x) * 256 + threadIdx.x) * N;
   const Vector<T, N> loaded =
       at < per_lead ? load<T, N>(x + i64(blockIdx.y) * per_lead + at) : Vector<T, N>{};
-  u32 amax = 0;
-#pragma unroll
-  for (int i = 0; i < N; ++i) amax = max(amax, amax_bits(to_float(loaded.at[i]), nonfinite));
-  amax = maximum_over(amax, lanes);
+  u32 amax = maximum_over(amax_of(loaded, nonfinite), lanes);
   if (drop && amax >= kInfinity && nonfinite != kSaturate) amax = 0u;
   amax = maximum_over_block(amax);
   if (threadIdx.x == 0) atomicMax(&amaxes[blockIdx.y], amax);
@@ -127,7 +108,7 @@ __global__ void whole_amax_naive(const T* x, u32* amaxes, const __grid_constant_
 #pragma unroll 1
     for (i64 c = 0; c < place.columns; ++c) {
       const i64 i = place.start + r * shape.columns + c;
-      amax = max(amax, amax_bits(to_float(x[i]), format.nonfinite));
+      amax = max(amax, amax_of(Vector<T, 1>{{x[i]}}, format.nonfinite));
     }
   if (amax < kInfinity || format.nonfinite == kSaturate) atomicMax(&amaxes[place.lead], amax);
 }
@@ -156,13 +137,5 @@ quantize_whole(const T* x, const u32* amaxes, u8* codes, void* scales,
   if (v == 0) put_scale(scales, lead, chosen.scale.stored, format.scale_type);
   if (v >= per_lead / N) return;
   const i64 at = lead * per_lead + v * N;
-  const Vector<T, N> loaded = load<T, N>(x + at);
-  Vector<u8, N> made;
-#pragma unroll
-  for (int i = 0; i < N; ++i) {
-    const u32 code = code_of<Element, R, K>(to_float(loaded.at[i]), chosen.scale.operand,
-                                                    format.keep_negative_zero);
-    made.at[i] = chosen.broken ? 0 : u8(code);
-  }
-  store<u8, N>(codes + at, made);
+  store<u8, N>(codes + at, codes_of<T, Element, R, K>(load<T, N>(x + at), chosen, format));
 }

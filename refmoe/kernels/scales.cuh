@@ -209,12 +209,3 @@ __device__ __forceinline__ u32 get_scale(const void* scales, i64 index, int type
   if (type == kFp32) return static_cast<const u32*>(scales)[index];
   return static_cast<const u16*>(scales)[index];
 }
-
-// The code of a value under its block's scale.
-template <class Element, Rounding R, Kind K>
-__device__ __forceinline__ u32 code_of(float value, float operand, bool keep_negative_zero) {
-  const float scaled = K == kDivided ? __fdiv_rn(value, operand) : __fmul_rn(value, operand);
-  const u32 code = encode<Element, R>(scaled);
-  if (Element::kInteger || keep_negative_zero) return code;
-  return code == 1u << (Element::kBits - 1) ? 0u : code;
-}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from refmoe.kernels import emulator
+from refmoe.kernels import compiler, emulator
 
 #: A script of its own for a machine with a GPU.
 collect_ignore = ["gpu_check.py", "on_gpu"]
@@ -16,6 +16,15 @@ collect_ignore = ["gpu_check.py", "on_gpu"]
 def host_compiler() -> str:
     try:
         return emulator.compiler()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def nvrtc() -> tuple[int, int]:
+    """NVRTC's version; without it nothing can be compiled for a GPU."""
+    try:
+        return compiler.version()
     except RuntimeError as error:
         pytest.skip(str(error))
 

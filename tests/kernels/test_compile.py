@@ -9,6 +9,8 @@ import pytest
 from refmoe.kernels import cache, catalogue, compiler, emulator
 from refmoe.kernels.source import ROOM, expand
 
+pytestmark = pytest.mark.usefixtures("nvrtc")
+
 FILES = tuple(catalogue.instances())
 
 

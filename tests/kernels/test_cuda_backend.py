@@ -16,6 +16,8 @@ import torch
 from refmoe.kernels import cache, catalogue, compiler, launch, loader
 from refmoe.kernels.launch import Cuda, Kernel
 
+pytestmark = pytest.mark.usefixtures("nvrtc")
+
 DEVICE = torch.device("cuda", 0)
 WHOLE = catalogue.instances()["combine.cu"]
 
@@ -138,3 +140,18 @@ def test_loader_names_a_missing_cupy(
         RuntimeError, match=r"CuPy is missing.*install `refmoe\[cuda13\]`"
     ):
         loader.function("combine.cu", WHOLE[0], 0)
+
+
+def test_loader_warms_up_everything(
+    module: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {
+        "combine.cu": WHOLE[:2],
+        "grouped.cu": catalogue.instances()["grouped.cu"][:1],
+    }
+    monkeypatch.setattr(catalogue, "instances", lambda: few)
+    loader.warm_up()
+    monkeypatch.setattr(loader, "_load", None)
+    for file, expressions in few.items():
+        for expression in expressions:
+            assert loader.function(file, expression, 0)

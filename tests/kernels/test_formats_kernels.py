@@ -60,6 +60,41 @@ def test_encode_equals_oracle(name: str, rounding: Rounding, emulated: None) -> 
     )
 
 
+@pytest.mark.parametrize("short", ["true", "false"])
+@pytest.mark.parametrize("name", ELEMENTS)
+def test_encode_finite_equals_oracle(name: str, short: str, emulated: None) -> None:
+    """The short way of the fast kernels: any fp32, or at most 11 significant bits."""
+    values = every_bf16()
+    if short == "true":
+        halves = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
+        halves = halves.view(torch.float16).float()
+        values = torch.cat([values, halves, halves * 2.0**-10, halves * 2.0**-13])
+    else:
+        values = torch.cat([values, around_boundaries(name)])
+    values = values[values.isfinite()]
+    expression = f"encode_finite_elements<element::{name}, {short}>"
+    codes = through(expression, values, formats.get(name).storage)
+    torch.testing.assert_close(codes, formats.encode(values, name), rtol=0, atol=0)
+
+
+def test_quotient_is_correctly_rounded(emulated: None) -> None:
+    """Wherever a code can come of it: quotients from 2^-12, in the safe range."""
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(0, 2**23, (2, 200_000), generator=generator)
+    edges = torch.tensor([0, 1, 2, 2**22 - 1, 2**22, 2**22 + 1, 2**23 - 2, 2**23 - 1])
+    bits[:, : len(edges) ** 2] = torch.cartesian_prod(edges, edges).T
+    s, q = (1 + bits / 2.0**23).float()
+    s = s * 2.0 ** torch.randint(-79, 79, s.shape, generator=generator).float()
+    q = q * 2.0 ** torch.randint(-12, 10, s.shape, generator=generator).float()
+    x = s * q * torch.where(bits[0] % 2 == 0, 1.0, -1.0)
+    got = torch.empty_like(x)
+    Kernel("convert.cu", "quotient_elements")(
+        blocks_for(len(x), 256), 256, x, s, got, len(x), device=x.device
+    )
+    assert torch.equal(got, (x.double() / s.double()).float())
+    assert torch.equal(got, x / s)
+
+
 @pytest.mark.parametrize("name", ELEMENTS)
 def test_decode_equals_oracle(name: str, emulated: None) -> None:
     codes = torch.arange(2 ** formats.get(name).bits, dtype=torch.int32).to(torch.uint8)

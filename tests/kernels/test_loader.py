@@ -13,6 +13,8 @@ import pytest
 from refmoe.kernels import cache, compiler, source
 from refmoe.kernels.compiler import ARCHITECTURES, CompileError
 
+pytestmark = pytest.mark.usefixtures("nvrtc")
+
 KERNEL = '#include "part.cuh"\n__global__ void put(float* to) { to[0] = VALUE; }\n'
 
 

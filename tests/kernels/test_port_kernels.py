@@ -65,7 +65,9 @@ def test_port_is_right_on_every_op(op: str, host_compiler: str) -> None:
             assert kind in (Kind.BIT_EQUAL, Kind.WITHIN, Kind.AMBIGUOUS), str(case)
 
 
-def test_warm_up_compiles_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_up_compiles_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nvrtc: tuple[int, int]
+) -> None:
     monkeypatch.setenv("REFMOE_CACHE_DIR", str(tmp_path))
     few = {"combine.cu": catalogue.instances()["combine.cu"][:2]}
     monkeypatch.setattr(catalogue, "instances", lambda: few)

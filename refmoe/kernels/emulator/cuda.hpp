@@ -104,6 +104,11 @@ inline float __fsqrt_rn(float a) { return sqrtf(a); }
 inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline unsigned __vmaxu2(unsigned a, unsigned b) {
+  const unsigned low = (a & 0xFFFF) > (b & 0xFFFF) ? a & 0xFFFF : b & 0xFFFF;
+  const unsigned high = a >> 16 > b >> 16 ? a >> 16 : b >> 16;
+  return high << 16 | low;
+}
 template <class T> T __ldg(const T* at) { return *at; }
 template <class T> void __stcs(T* at, T value) { *at = value; }
 template <class T> T __ldcs(const T* at) { return *at; }

@@ -41,6 +41,26 @@ def conversions(place: Place) -> Iterator[Check]:
         want = formats.encode(values, name, rounding)  # type: ignore[arg-type]
         equal(run(expression, values, storage), want)
 
+    def encoded_shortly(name: str, short: bool) -> None:
+        finite = values[values.isfinite()].contiguous()
+        expression = f"encode_finite_elements<element::{name}, {str(short).lower()}>"
+        got = run(expression, finite, formats.get(name).storage)
+        equal(got, formats.encode(finite, name))
+
+    def divided() -> None:
+        generator = torch.Generator().manual_seed(0)
+        count = 2**22 if place.large else 2**14
+        x, s = (
+            torch.ldexp(1 + torch.rand(count, generator=generator), torch.tensor(shift))
+            for shift in (0, -7)
+        )
+        x, s = x.to(place.device), s.to(place.device)
+        got = torch.empty_like(x)
+        Kernel("convert.cu", "quotient_elements")(
+            blocks_for(count, 256), 256, x, s, got, count, device=x.device
+        )
+        equal(got, (x.double() / s.double()).float())
+
     def decoded(name: str) -> None:
         codes = torch.arange(2 ** formats.get(name).bits, dtype=torch.int32)
         codes = codes.to(torch.uint8).to(place.device)
@@ -51,6 +71,12 @@ def conversions(place: Place) -> Iterator[Check]:
         for rounding in ROUNDINGS:
             yield f"encode {name} {rounding}", lambda n=name, r=rounding: encoded(n, r)
         yield f"decode {name}", lambda n=name: decoded(n)
+        for short in (False, True):
+            yield (
+                f"encode {name}, short way {short}",
+                lambda n=name, s=short: encoded_shortly(n, s),
+            )
+    yield "quotients", divided
 
 
 def same(got: Blocks, want: Blocks) -> None:
