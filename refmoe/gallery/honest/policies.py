@@ -111,7 +111,7 @@ def unpacked(
 
 
 def _unpacked(stage: Stage, weight: Any) -> Any:
-    return stage.port.dequantize(weight) if isinstance(weight, Blocks) else weight
+    return stage.port.unpacked(weight) if isinstance(weight, Blocks) else weight
 
 
 def _rounded_up(format: str | BlockFormat) -> str | BlockFormat:

@@ -10,6 +10,9 @@ _DECLARED: dict[str, tuple[str, Numerics]] = {
         "The intermediate stays float32.", Numerics(intermediate="fp32")
     ),
     "half_intermediate": ("The intermediate is fp16.", Numerics(intermediate="fp16")),
+    "bf16_dequantized": (
+        "Block-scaled weights become bf16.", Numerics(dequantized="bf16")
+    ),
     "rounded_gate_up": ("GEMM1 stores bf16.", Numerics(gate_up="bf16")),
     "rounded_before_bias": (
         "Both GEMMs store bf16 before their bias.", Numerics(gemm="bf16")

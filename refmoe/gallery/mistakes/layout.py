@@ -93,7 +93,7 @@ def shared_gate_and_up_swapped(
 # ---- codes and scales
 
 
-@mistake("dequantize", formats=("mxfp4",), shows="FP4 codes")
+@mistake("decode", formats=("mxfp4",), shows="FP4 codes")
 def nibbles_swapped(stage: Stage, stored: Blocks) -> Tensor:
     """The two codes of a byte are taken in the other order."""
     if stored.format.element != "e2m1":
@@ -103,21 +103,19 @@ def nibbles_swapped(stage: Stage, stored: Blocks) -> Tensor:
     return stage(replace(stored, codes=pairs.reshape(shape)))
 
 
-@mistake(
-    "dequantize", reference="flashinfer#4087", shows="neighbouring scales that differ"
-)
+@mistake("decode", reference="flashinfer#4087", shows="neighbouring scales that differ")
 def scales_shifted_by_a_block(stage: Stage, stored: Blocks) -> Tensor:
     """Every block has the scale of the one before it."""
     return stage(replace(stored, scales=stored.scales.roll(1, -1)))
 
 
-@mistake("dequantize", reference="flashinfer#4087", shows="scales of several rows")
+@mistake("decode", reference="flashinfer#4087", shows="scales of several rows")
 def scales_of_the_next_row(stage: Stage, stored: Blocks) -> Tensor:
     """Rows of scales were permuted, but not those of codes."""
     return stage(replace(stored, scales=stored.scales.roll(1, -2)))
 
 
-@mistake("dequantize", reference="flashinfer#4087", shows="scales of several rows")
+@mistake("decode", reference="flashinfer#4087", shows="scales of several rows")
 def scales_not_interleaved(stage: Stage, stored: Blocks) -> Tensor:
     """Linear scales are read as if in tiles of 128 x 4."""
     scales = stored.scales
@@ -131,7 +129,7 @@ def scales_not_interleaved(stage: Stage, stored: Blocks) -> Tensor:
     return stage(replace(stored, scales=moved.reshape(scales.shape)))
 
 
-@mistake("dequantize", reference="aiter#5233, aiter#5232", shows="K no multiple of 256")
+@mistake("decode", reference="aiter#5233, aiter#5232", shows="K no multiple of 256")
 def scales_by_the_padded_stride(stage: Stage, stored: Blocks) -> Tensor:
     """A row of scales is taken to be as long as K padded to 256 needs."""
     scales = stored.scales
@@ -145,7 +143,7 @@ def scales_by_the_padded_stride(stage: Stage, stored: Blocks) -> Tensor:
 
 
 @mistake(
-    "dequantize", reference="rocm-libraries#7920", formats=("fp8_block_128",),
+    "decode", reference="rocm-libraries#7920", formats=("fp8_block_128",),
     shows="several blocks of 128",
 )  # fmt: skip
 def scales_consumed_too_fast(stage: Stage, stored: Blocks) -> Tensor:

@@ -101,12 +101,12 @@ def intermediate_through_fp16(
 
 
 @mistake(
-    "dequantize", reference="transformers#40278", formats=("nvfp4", "fp8_group_128"),
+    "decode", reference="transformers#40278", formats=("nvfp4", "fp8_group_128"),
     shows="scales with more than a few bits",
 )  # fmt: skip
 def dequantised_to_bf16(stage: Stage, stored: Blocks) -> Tensor:
     """Codes times scales are rounded to bf16."""
-    return stage(stored).bfloat16().float()
+    return stage(stored).bfloat16().double()
 
 
 @mistake("rescale", verdict="UNDECLARED", shows="any case")

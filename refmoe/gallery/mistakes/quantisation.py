@@ -132,7 +132,7 @@ def _scales(stored: Blocks, scales: Tensor) -> Blocks:
     return replace(stored, scales=scales)
 
 
-@mistake("dequantize", reference="vllm#43557", shows="any case")
+@mistake("decode", reference="vllm#43557", shows="any case")
 def decoded_one_step_low(stage: Stage, stored: Blocks) -> Tensor:
     """The exponent of a scale is its byte less 128."""
     if stored.format.scale != "e8m0":
@@ -140,7 +140,7 @@ def decoded_one_step_low(stage: Stage, stored: Blocks) -> Tensor:
     return stage(stored) / 2
 
 
-@mistake("dequantize", reference="sglang#25519", shows="a scale byte of 134")
+@mistake("decode", reference="sglang#25519", shows="a scale byte of 134")
 def byte_134_is_nan(stage: Stage, stored: Blocks) -> Tensor:
     """A scale of 128 is taken for NaN."""
     if stored.format.scale != "e8m0":
@@ -148,7 +148,7 @@ def byte_134_is_nan(stage: Stage, stored: Blocks) -> Tensor:
     return stage(_scales(stored, stored.scales.masked_fill(stored.scales == 134, 255)))
 
 
-@mistake("dequantize", reference="sglang#25519", shows="a scale byte of 255")
+@mistake("decode", reference="sglang#25519", shows="a scale byte of 255")
 def byte_255_is_infinite(stage: Stage, stored: Blocks) -> Tensor:
     """A NaN scale decodes as the next power of two, and is finite."""
     if stored.format.scale != "e8m0":
@@ -156,7 +156,7 @@ def byte_255_is_infinite(stage: Stage, stored: Blocks) -> Tensor:
     return stage(_scales(stored, stored.scales.clamp(max=254)))
 
 
-@mistake("dequantize", shows="a scale byte of 0")
+@mistake("decode", shows="a scale byte of 0")
 def byte_0_is_zero(stage: Stage, stored: Blocks) -> Tensor:
     """Shifting byte 0 into a float's exponent gives 0, not 2^-127."""
     if stored.format.scale != "e8m0":
@@ -167,7 +167,7 @@ def byte_0_is_zero(stage: Stage, stored: Blocks) -> Tensor:
 
 
 @mistake(
-    "dequantize", reference="transformers#47030, sglang#39193",
+    "decode", reference="transformers#47030, sglang#39193",
     formats=("fp8_block_128", "fp8_group_128"), shows="scales no power of two",
 )  # fmt: skip
 def scales_rounded_to_powers(stage: Stage, stored: Blocks) -> Tensor:
@@ -179,7 +179,7 @@ def scales_rounded_to_powers(stage: Stage, stored: Blocks) -> Tensor:
     return stage(_scales(stored, power))
 
 
-@mistake("dequantize", formats=("nvfp4",), shows="a global scale")
+@mistake("decode", formats=("nvfp4",), shows="a global scale")
 def global_scale_not_applied(stage: Stage, stored: Blocks) -> Tensor:
     """The scale of the tensor is left out."""
     return stage(replace(stored, global_scale=None))
@@ -200,7 +200,7 @@ def global_scale_of_the_first_expert(
 
 
 @mistake(
-    "dequantize", reference="TransformerEngine#3342", formats=("mxfp8_e5m2",),
+    "decode", reference="TransformerEngine#3342", formats=("mxfp8_e5m2",),
     shows="E5M2 codes",
 )  # fmt: skip
 def e5m2_read_as_e4m3(stage: Stage, stored: Blocks) -> Tensor:
@@ -210,14 +210,14 @@ def e5m2_read_as_e4m3(stage: Stage, stored: Blocks) -> Tensor:
     return stage(replace(stored, format=replace(stored.format, element="e4m3")))
 
 
-@mistake("dequantize", formats=("mxfp8_e4m3",), shows="any case")
+@mistake("decode", formats=("mxfp8_e4m3",), shows="any case")
 def e4m3_of_the_other_kind(stage: Stage, stored: Blocks) -> Tensor:
     """E4M3 codes are decoded with the bias 8 of E4M3FNUZ."""
     value = stage(stored)
     return value / 2 if stored.format.element == "e4m3" else value
 
 
-@mistake("dequantize", shows="any case")
+@mistake("decode", shows="any case")
 def one_scale_off_by_one(stage: Stage, stored: Blocks) -> Tensor:
     """The very last scale is a step too large."""
     if stored.format.scale != "e8m0":

@@ -14,12 +14,17 @@ TYPES = {
 
 
 class Arithmetic:
-    """Float32 between declared rounding points; float64 where that accumulates."""
+    """Float32 between declared rounding points; float64 where that accumulates.
+
+    Dequantised weights are held in float32, and the numerics come to say so.
+    """
 
     def __init__(self, numerics: Numerics) -> None:
-        self.numerics = numerics
         double = numerics.accumulate == "fp64"
         self.compute = torch.float64 if double else torch.float32
+        if numerics.dequantized == "none" and not double:
+            numerics = numerics.but(dequantized="fp32")
+        self.numerics = numerics
 
     def type(self, point: str) -> torch.dtype:
         """The type of a rounding point; that of the arithmetic where it is none."""

@@ -106,7 +106,11 @@ class Quantizer(Arithmetic):
         return stored, operand, whole[1] if format.global_scale and whole else None
 
     def dequantize(self, stored: Blocks) -> Tensor:
-        """The values [..., N, K]: code times scale times global scale, rounded once."""
+        """The values [..., N, K] in the type of the arithmetic."""
+        return self.plain(self.decode(stored))
+
+    def decode(self, stored: Blocks) -> Tensor:
+        """Code times scale times global scale, exactly: f64[..., N, K]."""
         format = stored.format
         table = elements.values(format.element)
         tiles = Tiles(stored.codes, format)
@@ -115,7 +119,7 @@ class Quantizer(Arithmetic):
         value = value * scale[..., :, None, :, None]
         if stored.global_scale is not None:
             value = value * stored.global_scale.double()[..., None, None, None, None]
-        return tiles.join(value).to(self.compute)
+        return tiles.join(value)
 
     def grouped_quantize(
         self, x: Tensor, offsets: Tensor, format: BlockFormat

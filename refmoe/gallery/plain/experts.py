@@ -42,8 +42,13 @@ class Experts(Quantizer):
 
     def weight(self, weights: Any, expert: int) -> Tensor:
         """One expert's weight [N, K]."""
-        part = weights[expert]
-        return self.dequantize(part) if isinstance(part, Blocks) else self.plain(part)
+        return self.unpacked(weights[expert])
+
+    def unpacked(self, weight: Any) -> Tensor:
+        """A weight as it meets x: blocks are decoded and rounded once."""
+        if not isinstance(weight, Blocks):
+            return self.plain(weight)
+        return self.plain(self.cast(self.decode(weight), self.type("dequantized")))
 
     def gemm(self, x: Tensor, weights: Any, offsets: Tensor) -> Tensor:
         """Each expert's rows [R, K] times its weight, [R, N]."""

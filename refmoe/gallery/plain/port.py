@@ -164,22 +164,15 @@ class Plain(Router, Experts, Omni):
         tokens = self.plain(x)
         if isinstance(up, Blocks):
             tokens = self.seen(x, layer.activations, params.x_scale)
-        gate_up = self.product(tokens, self.shared_weight(up))
+        gate_up = self.product(tokens, self.unpacked(up))
         kind = shared.activation or layer.activation
         hidden = self.activation(self.rounded(gate_up, "gate_up"), None, kind, None)
         if shared.combine == "weighted":
             width = shared.intermediate // shared.count
             hidden = hidden * gammas.repeat_interleave(width, dim=1)
         hidden = self.rounded(hidden, "intermediate")
-        y = self.rounded(self.product(hidden, self.shared_weight(back)), "down")
+        y = self.rounded(self.product(hidden, self.unpacked(back)), "down")
         if shared.combine == "gated" and params.shared_gate is not None:
             gate = self.product(self.plain(x), self.plain(params.shared_gate)[None])
             y = y * gate.sigmoid()
         return self.rounded(y, "shared")
-
-    def shared_weight(self, weight: Tensor | Blocks | None) -> Tensor:
-        """A weight of the shared expert."""
-        assert weight is not None
-        if isinstance(weight, Blocks):
-            return self.dequantize(weight)
-        return self.plain(weight)
