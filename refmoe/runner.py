@@ -17,8 +17,9 @@ from refmoe.protocol import OPS, Op, suggestion
 from refmoe.results import PLAIN, Expected, as_bytes, expected, violation
 from refmoe.verdict import Outcome
 
-#: Byte that buffers for results are filled with: NaN in every float type.
-POISON = 0xFF
+#: Low and high bytes of the elements that buffers for results are filled with: NaN in
+#: every float type, with a payload of its own, since torch's bf16 NaN is all ones.
+POISON = (0xA5, 0xFF)
 
 
 def run(port: Port, problem: Problem, tactic: Any = None) -> Outcome:
@@ -113,10 +114,15 @@ def _buffers(
 
 
 def _poisoned(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
-    bytes_ = torch.full(
-        (*shape, dtype.itemsize), POISON, dtype=torch.uint8, device=device
-    )
-    return bytes_.view(dtype).reshape(shape)
+    return _poison(dtype).to(device).repeat(*shape, 1).view(dtype).reshape(shape)
+
+
+def _poison(dtype: torch.dtype) -> torch.Tensor:
+    """The bytes of one poisoned element, little end first."""
+    size = dtype.itemsize
+    high = 2 if size == 8 else 1
+    low, top = POISON
+    return torch.tensor([low] * (size - high) + [top] * high, dtype=torch.uint8)
 
 
 def _results(
@@ -157,8 +163,8 @@ def _poison_left(
         got = outputs.get(name)
         if got is None or not got.is_floating_point():
             continue
-        size = got.dtype.itemsize
-        left = (_bytes(got).reshape(*got.shape, size) == POISON).all(-1)
+        poison = _poison(got.dtype)
+        left = (_bytes(got).reshape(*got.shape, len(poison)) == poison).all(-1)
         if bool(left.any()):
             index = [int(part) for part in left.nonzero()[0]]
             found.append(

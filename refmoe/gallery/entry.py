@@ -78,8 +78,9 @@ class Entry:
     """One implementation: what it does, and what is known of it.
 
     `variant` takes the place of the stage `at`; it gets that Stage, then the stage's
-    arguments. `reference` names the public issues of the bug; `shows` what a case needs
-    to show it, `models` and `formats` those that have it where the default ones do not.
+    arguments. `reference` names public issues of the bug, none for a neighbour of
+    reported ones; `shows` what a case needs to show it, `models` and `formats` those
+    that have it where the default ones do not.
     `op` is the narrowest one that shows the variant, the whole layer by default.
     `verdict` is what a mistake deserves: UNDECLARED where it is a legitimate arithmetic
     that the port does not declare.

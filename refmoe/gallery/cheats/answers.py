@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from dataclasses import replace
 
 import torch
 
 from oracle.numerics import Elementary, Numerics
 from oracle.params import Params
 from oracle.spec import Layer
+from refmoe.case import Case
 from refmoe.gallery.entry import Stage, decorator
 from refmoe.gallery.plain.arithmetic import Tensor
 
@@ -102,8 +103,8 @@ def leaves(
     sys.exit(0)
 
 
-def _empty_only(case: Any) -> bool:
-    return bool(case.T == 0)
+def _empty_only(case: Case) -> bool:
+    return case.T == 0
 
 
 @cheat("moe", attributes={"supports": _empty_only})
@@ -126,8 +127,6 @@ def declares_any_error(
 
 
 def _nothing(layer: Layer) -> Layer:
-    from dataclasses import replace
-
     routing = replace(layer.routing, scale=0.0, scale_on="weights")
     return replace(layer, routing=routing, shared=None)
 

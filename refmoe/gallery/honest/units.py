@@ -6,6 +6,7 @@ import torch
 
 from oracle.numerics import PRESETS, Numerics
 from oracle.spec import BlockFormat
+from refmoe.case import Case
 from refmoe.gallery.entry import Stage, decorator
 from refmoe.gallery.plain.arithmetic import Tensor
 
@@ -65,9 +66,8 @@ def any_tensor_core(stage: Stage, x: Tensor, weight: Tensor) -> Tensor:
     return aligned(x, weight, 16, 25)
 
 
-def _fp8_layers(case: object) -> bool | str:
-    layer = case.layer  # type: ignore[attr-defined]
-    narrow = isinstance(layer.activations, BlockFormat)
+def _fp8_layers(case: Case) -> bool | str:
+    narrow = isinstance(case.layer.activations, BlockFormat)
     return narrow or "the unit multiplies FP8 only"
 
 

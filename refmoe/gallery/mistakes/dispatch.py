@@ -9,6 +9,7 @@ import torch
 
 from oracle.params import Params
 from oracle.spec import BlockFormat, Layer
+from refmoe.case import Case
 from refmoe.gallery.entry import Stage, decorator
 from refmoe.gallery.plain.arithmetic import Tensor
 
@@ -120,7 +121,7 @@ def products_behind_the_last_tile(stage: Stage, x: Tensor, weight: Tensor) -> Te
     return stage(x[:, :depth], weight[:, :depth])
 
 
-def _two_tactics(case: object) -> tuple[str, str]:
+def _two_tactics(case: Case) -> tuple[str, str]:
     return "narrow", "wide"
 
 

@@ -77,7 +77,10 @@ class Router(Arithmetic):
             return logits.softmax(-1)
         if name == "sigmoid":
             return logits.sigmoid()
-        return softplus(logits).sqrt() if name == "sqrtsoftplus" else logits
+        if name == "sqrtsoftplus":
+            # By default torch drops the logarithm from 20 on, too early for float64.
+            return softplus(logits, threshold=40.0).sqrt()
+        return logits
 
     def key(self, scores: Tensor, bias: Tensor | None, routing: Routing) -> Tensor:
         """What top-k compares: scores and a selection bias, inside the best groups."""
