@@ -57,7 +57,8 @@ class Omni(Arithmetic):
         slots = ids.long().clamp(min=0)
         inner = (self.plain(x)[:, None, :] * self.plain(up)[slots]).sum(-1)
         own = self.plain(weights).to(self.type("activation"))
-        hidden = silu(self.cast(self.rounded(inner, "gate_up"), own.dtype)) * own
+        inner = self.rounded(self.rounded(inner, "gemm"), "gate_up")
+        hidden = silu(self.cast(inner, own.dtype)) * own
         hidden = self.rounded(hidden, "intermediate").masked_fill(ids < 0, 0.0)
         rows = hidden[..., None] * self.plain(down)[slots]
         total = self.total(self.rounded(rows, "weighted"))
