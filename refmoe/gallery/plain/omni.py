@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import silu
 
 from refmoe.gallery.plain.arithmetic import TYPES, Arithmetic, Tensor
 
@@ -58,7 +57,8 @@ class Omni(Arithmetic):
         inner = (self.plain(x)[:, None, :] * self.plain(up)[slots]).sum(-1)
         own = self.plain(weights).to(self.type("activation"))
         inner = self.rounded(self.rounded(inner, "gemm"), "gate_up")
-        hidden = silu(self.cast(inner, own.dtype)) * own
+        inner = self.cast(inner, own.dtype)
+        hidden = inner * inner.sigmoid() * own
         hidden = self.rounded(hidden, "intermediate").masked_fill(ids < 0, 0.0)
         rows = hidden[..., None] * self.plain(down)[slots]
         total = self.total(self.rounded(rows, "weighted"))
