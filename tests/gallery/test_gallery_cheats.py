@@ -23,12 +23,13 @@ NEEDS = {
     "patches_the_status": "isolation",
     "overwrites_the_problem": "isolation",
     "ends_the_process": "isolation",
-    "cached_by_identity": "law: the same buffers with other values",
     "cached_by_sample": "law: inputs that differ in a few elements",
     "cached_by_all_of_x": "law: the same x with other logits or weights",
     "honest_on_small_batches": "sizes of production",
     "supports_nothing_but_nothing": "a floor on executed cases",
 }
+#: Caught only if an address happens to be used twice.
+BY_LUCK = {"cached_by_identity": "law: the same buffers with other values"}
 
 
 def caught(name: str) -> bool:
@@ -44,7 +45,9 @@ def caught(name: str) -> bool:
     return not executed
 
 
-@pytest.mark.parametrize("name", sorted(set(CHEATS) - set(NEEDS)))
+@pytest.mark.parametrize(
+    "name", sorted(set(CHEATS) - set(NEEDS) - set(BY_LUCK))
+)
 def test_gallery_cheat_is_caught(name: str) -> None:
     assert caught(name), f"{name} passes: {CHEATS[name].about}"
 
@@ -72,7 +75,7 @@ def test_gallery_cheat_in_one_process_is_not_caught(name: str) -> None:
 
 def test_gallery_cheats_are_many_and_described() -> None:
     assert len(CHEATS) >= 10
-    assert set(NEEDS) <= set(CHEATS)
+    assert set(NEEDS) | set(BY_LUCK) <= set(CHEATS)
     assert all(entry.about.endswith(".") for entry in CHEATS.values())
 
 
