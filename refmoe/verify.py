@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from oracle.numerics import Numerics
 from oracle.spec import Layer
-from refmoe.case import Case
+from refmoe.case import Case, elements
 from refmoe.declarations import others
 from refmoe.judge import Judgement, judge
 from refmoe.plan import Cell, cases, plain
@@ -61,6 +62,10 @@ class Record:
         )  # fmt: skip
 
 
+#: Problems that are kept for the next port, and the largest that is, in elements.
+_KEPT, _LARGEST_KEPT = 256, 1 << 20
+
+
 @dataclass(slots=True)
 class Verifier:
     """Checks cases one by one, and remembers which undeclared arithmetics stay open.
@@ -70,6 +75,19 @@ class Verifier:
     """
 
     open: dict[tuple[object, ...], dict[str, Numerics]] = field(default_factory=dict)
+    problems: OrderedDict[Case, Problem] = field(default_factory=OrderedDict)
+
+    def problem(self, case: Case) -> Problem:
+        """The case's problem, which many ports share: building costs more than judging.
+
+        Raises ValueError if the case cannot be built.
+        """
+        found = self.problems.pop(case, None) or build(case)
+        if elements(case) <= _LARGEST_KEPT:
+            self.problems[case] = found
+        if len(self.problems) > _KEPT:
+            self.problems.popitem(last=False)
+        return found
 
     def check(self, port: Port, case: Case, cell: Cell | None = None) -> Record:
         """Run and judge one case with every tactic of the port; the severest counts.
@@ -77,7 +95,7 @@ class Verifier:
         Raises ValueError if the case cannot be built.
         """
         cell = cell or Cell(case.op, case.model or case.format or "-", case.regime)
-        problem = build(case)
+        problem = self.problem(case)
         try:
             layer, numerics = port.definition(problem.layer)
             tactics = port.tactics(case)

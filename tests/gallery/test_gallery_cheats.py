@@ -45,9 +45,7 @@ def caught(name: str) -> bool:
     return not executed
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(CHEATS) - set(NEEDS) - set(BY_LUCK))
-)
+@pytest.mark.parametrize("name", sorted(set(CHEATS) - set(NEEDS) - set(BY_LUCK)))
 def test_gallery_cheat_is_caught(name: str) -> None:
     assert caught(name), f"{name} passes: {CHEATS[name].about}"
 
