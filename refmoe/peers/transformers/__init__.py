@@ -12,9 +12,7 @@ from refmoe.peers.transformers.adapter import EXPERTS, port
 from refmoe.peers.transformers.block import Block
 
 BLOCKS: dict[str, Block] = {
-    block.name: block
-    for table in (softmax, sigmoid, grouped)
-    for block in table.BLOCKS
+    block.name: block for table in (softmax, sigmoid, grouped) for block in table.BLOCKS
 }
 
 __all__ = ["BLOCKS", "Block", "port"]

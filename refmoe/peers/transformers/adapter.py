@@ -173,9 +173,7 @@ class Adapter:
         module = prepared or self.prepare(params, layer)
         assert self.block.experts is not None
         if self.implementation != "eager" or not self.block.promotes:
-            weights = exactly(
-                "weights", weights, DTYPES[self.numerics(layer).weights]
-            )
+            weights = exactly("weights", weights, DTYPES[self.numerics(layer).weights])
         with torch.no_grad():
             experts = module.get_submodule(self.block.experts)
             out: torch.Tensor = experts(x, ids.to(torch.int64), weights)
