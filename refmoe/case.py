@@ -9,11 +9,26 @@ import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any
 
+from oracle.numerics import PRESETS
 from oracle.spec import Activation, BlockFormat, Layer, Routing, Shared
 from refmoe.protocol import OPS
 
 #: How tokens spread over experts: evenly, mostly on one, on half of them, on the last.
 LOADS = ("uniform", "hot", "half", "high")
+#: How inputs lie in memory: dense; in rows wider than they are; one element behind an
+#: aligned address; as the transpose of a dense tensor.
+MEMORY = ("contiguous", "strided", "offset", "transposed")
+#: Which slots have an expert: all; some, and some tokens none at all; all, but one
+#: expert stands twice in a token; all, but x has rows past the last offset.
+SLOTS = ("all", "some", "twice", "tail")
+#: Whether experts share alpha, beta, limit and global scales, or each has its own.
+CONSTANTS = ("layer", "own")
+#: Fields of a case that take one of a few words.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "load": LOADS, "memory": MEMORY, "slots": SLOTS, "constants": CONSTANTS,
+    "logits_dtype": ("fp32", "bf16", "fp16"), "bias_dtype": ("fp32", "bf16", "fp16"),
+    "numerics": tuple(PRESETS),
+}  # fmt: skip
 _SIZES = {"H": "hidden", "I": "intermediate", "E": "experts", "k": "top_k"}
 PARTS: dict[str, type] = {
     "routing": Routing, "activation": Activation, "shared": Shared, "layer": Layer,
@@ -44,6 +59,21 @@ class Case:
     format: str | None = None
     regime: str = "randn"
     load: str = "uniform"
+    slots: str = "all"
+    memory: str = "contiguous"
+    constants: str = "layer"
+    #: Type of the logits (fp32), of the biases (the layer's, fp32 in the router).
+    logits_dtype: str | None = None
+    bias_dtype: str | None = None
+    #: "rank/size": the experts of one rank alone, given by the keyword `local`.
+    local: str | None = None
+    #: "rank/size": one rank's run of the intermediate, padded with zeros.
+    shard: str | None = None
+    #: How many sampled tokens are judged (None: all).
+    rows: int | None = None
+    #: Declaration and tactic that take the place of the port's own.
+    numerics: str | None = None
+    tactic: str | None = None
     arch: str | None = None
     changes: tuple[tuple[str, Value], ...] = ()
     seed: int = 0
@@ -107,6 +137,12 @@ class Case:
                 given[part] = built
         given |= {key: value for key, value in self.changes if "." not in key}
         return Layer(**given) if base is None else replace(base, **given)
+
+
+def rank_of(text: str) -> tuple[int, int]:
+    """(rank, size) of a field like "1/4"."""
+    rank, size = text.split("/")
+    return int(rank), int(size)
 
 
 def model_of(name: str) -> Layer:

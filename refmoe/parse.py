@@ -8,17 +8,22 @@ import re
 from functools import cache
 from typing import Any, get_type_hints
 
-from refmoe.case import LOADS, PARTS, Case, Value, elements
+from refmoe.case import CHOICES, PARTS, Case, Value, elements, rank_of
 from refmoe.protocol import OPS, suggestion
 
 #: Most elements (weights, tokens and logits) of a case.
 LARGEST = 1 << 27
 _LONGEST_LINE = 2000
-_HIGHEST = {"T": 1 << 20, "H": 1 << 17, "I": 1 << 17, "E": 1 << 20, "k": 1 << 10}
+_HIGHEST = {
+    "T": 1 << 20, "H": 1 << 17, "I": 1 << 17, "E": 1 << 20, "k": 1 << 10,
+    "rows": 1 << 20,
+}  # fmt: skip
+#: Most ranks of one case.
+_RANKS = 1 << 10
 #: Layer fields that a case sets by the short names of its own.
 _OWN = {"hidden", "intermediate", "experts", "top_k", "routing", "activation", "shared",
         "dtype", "weights", "activations", "requantize", "name"}  # fmt: skip
-_WORD = re.compile(r"[A-Za-z0-9_.:+\-]+")
+_WORD = re.compile(r"[A-Za-z0-9_.:+/\-]+")
 
 
 def parse(line: str, *, largest: int | None = LARGEST) -> Case:
@@ -53,7 +58,7 @@ def parse(line: str, *, largest: int | None = LARGEST) -> Case:
             raise ValueError(f"case: {key} is given twice; keep one of them")
         if not _WORD.fullmatch(text):
             raise ValueError(
-                f"case: {key}={text!r} is no value; use letters, digits and _ . : + -"
+                f"case: {key}={text!r} is no value; use letters, digits and _ . : + / -"
             )
         if key in _kinds():
             changes[key] = _value(key, text)
@@ -75,10 +80,12 @@ def _field(key: str, text: str) -> int | str:
         return _integer(key, text, 0, (1 << 63) - 1)
     if key in _HIGHEST:
         return _integer(key, text, 0 if key == "T" else 1, _HIGHEST[key])
-    if key == "load" and text not in LOADS:
+    if key in CHOICES and text not in CHOICES[key]:
         raise ValueError(
-            f"case: load={text!r} is unknown; use one of {', '.join(LOADS)}"
+            f"case: {key}={text!r} is unknown; use one of {', '.join(CHOICES[key])}"
         )
+    if key in ("local", "shard"):
+        _check_rank(key, text)
     names = [field.name for field in dataclasses.fields(Case)]
     known = [name for name in names if name not in ("op", "changes")]
     if key not in known:
@@ -86,6 +93,18 @@ def _field(key: str, text: str) -> int | str:
             f"case: no key is called {key!r}; {suggestion(key, (*known, *_kinds()))}"
         )
     return text
+
+
+def _check_rank(key: str, text: str) -> None:
+    if not re.fullmatch("[0-9]{1,4}/[0-9]{1,4}", text):
+        raise ValueError(
+            f"case: {key}={text!r} is no rank/size; write for example {key}=1/4"
+        )
+    rank, size = rank_of(text)
+    if not rank < size <= _RANKS:
+        raise ValueError(
+            f"case: {key}={text} is no rank; give 0 to size - 1 of at most {_RANKS}"
+        )
 
 
 def _integer(key: str, text: str, low: int, high: int) -> int:

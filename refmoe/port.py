@@ -11,6 +11,7 @@ import torch
 
 from oracle.numerics import PRESETS, Numerics
 from oracle.spec import Layer
+from refmoe.case import Case
 
 #: Every attribute of a port beside its ops, with what it holds.
 ATTRIBUTES: dict[str, str] = {
@@ -57,7 +58,7 @@ class Port:
         default = "cuda" if torch.cuda.is_available() else "cpu"
         return str(self.get("device", default))
 
-    def tactics(self, case: Any) -> tuple[Any, ...]:
+    def tactics(self, case: Case) -> tuple[Any, ...]:
         """The ways in which the port may run the case's op; (None,) if only one."""
         offered = self.get("tactics")
         function = self.ops.get(case.op)
@@ -88,8 +89,14 @@ class Port:
             )
         return answer
 
-    def unsupported(self, case: object) -> str | None:
+    def unsupported(self, case: Case) -> str | None:
         """Why the port declares that it does not support `case`; None if it does."""
+        function = self.ops.get(case.op)
+        if case.local is not None and function and not accepts(function, "local"):
+            return f"{case.op} has no keyword `local`"
+        alignment = self.get("alignment", 1)
+        if case.memory == "offset" and alignment > 1:
+            return f"alignment={alignment}, but memory=offset aligns to elements only"
         supports = self.get("supports")
         if supports is None:
             return None

@@ -14,11 +14,18 @@ from oracle.params import Blocks, Params
 from oracle.permutation import permute
 from oracle.spec import BlockFormat, Layer
 from refmoe.case import Case, format_of
+from refmoe.dimensions import check
+from refmoe.generator import Stream
 from refmoe.protocol import OPS
+from refmoe.ranks import of_rank
 from refmoe.regimes import Regime, Source, regime
 from refmoe.regimes.load import ids as load_ids
 from refmoe.regimes.params import VOCABULARY, layer_params, router_params
 from refmoe.regimes.regime import plain
+from refmoe.views import copied, laid_out, mapped
+
+#: Rows of x past the last offset, where a case has any.
+_TAIL = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,8 @@ class Problem:
     params: Params
     inputs: Mapping[str, Any]
     numerics: Numerics
+    #: i64[S], the tokens that are judged, rising (None: all).
+    sample: torch.Tensor | None = None
 
     def but(self, **changes: Any) -> Problem:
         """A copy with some fields changed."""
@@ -44,23 +53,39 @@ def build(case: Case, numerics: Numerics = PRESETS["ieee"]) -> Problem:
 
     Raises ValueError where the case names something unknown or its sizes do not fit.
     """
+    check(case)
     layer, rule = case.layer, regime(case.regime)
     source = Source(case, layer, load_ids(case, layer))
     params = (layer_params if OPS[case.op].weighted else router_params)(source, rule)
-    inputs = _INPUTS[case.op](source, rule, params)
-    return Problem(case, layer, params, inputs, numerics)
+    layer, params, local = of_rank(case, layer, params)
+    inputs = _INPUTS[case.op](replace(source, layer=layer), rule, params)
+    for name, value in inputs.items():
+        if _is_laid_out(value):
+            inputs[name] = mapped(value, lambda part: laid_out(part, case.memory))
+    if local is not None:
+        inputs["local"] = local
+    return Problem(case, layer, params, inputs, numerics, _sample(case))
+
+
+def _is_laid_out(value: Any) -> bool:
+    """Whether a case's `memory` concerns an input: expert weights stay dense."""
+    shape = getattr(value, "shape", None)
+    return shape is not None and len(shape) <= 2
+
+
+def _sample(case: Case) -> torch.Tensor | None:
+    if case.rows is None or case.rows >= case.T:
+        return None
+    order = Stream(case.seed, "sample").permutations(1, case.T)[0]
+    return order[: case.rows].sort().values
 
 
 def move(value: Any, device: str) -> Any:
-    """`value` with every tensor in it copied to `device`: tensors, Blocks, Params."""
-    if isinstance(value, torch.Tensor):
-        return value if value.is_meta else value.to(device, copy=True)
-    if isinstance(value, Blocks | Params):
-        parts = {field.name: getattr(value, field.name) for field in fields(value)}
-        return replace(
-            value, **{name: move(part, device) for name, part in parts.items()}
-        )
-    return value
+    """`value` with every tensor in it copied to `device`: tensors, Blocks, Params.
+
+    The copies lie in memory as the originals do.
+    """
+    return mapped(value, lambda tensor: copied(tensor, device))
 
 
 def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
@@ -82,7 +107,8 @@ def _x(source: Source, rule: Regime, name: str = "x", rows: int | None = None) -
 
 
 def _logits(source: Source, rule: Regime) -> dict[str, Any]:
-    found = {"logits": plain(rule.logits(source), "fp32")}
+    dtype = source.case.logits_dtype or "fp32"
+    found = {"logits": plain(rule.logits(source), dtype)}
     if source.layer.routing.method == "hash":
         stream = source.stream("token_ids")
         found["token_ids"] = stream.integers((source.case.T,), 0, VOCABULARY - 1)
@@ -112,8 +138,13 @@ def _experts(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
 
 def _grouped(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
     rows = _rows(source)
+    used = len(rows.slots)
+    tail = _TAIL if source.case.slots == "tail" else 0
+    x = _x(source, rule, rows=used + tail)
+    # Larger than the rest, so that a maximum over them shows.
+    x[used:] *= 4
     return {
-        "x": _x(source, rule, rows=len(rows.slots)),
+        "x": x,
         "offsets": rows.offsets,
         "weights": params.gate_up,
     }

@@ -4,6 +4,13 @@ A port is any module, object or function that offers some of the ops below. This
 is the only place that says what an op takes and returns. Symbols: T tokens, H hidden,
 I intermediate, E experts (n * n of them for product keys), k top_k, R rows (slots that
 have an expert), N x K a weight.
+
+An id of -1 (or past the experts with weights) has no row and contributes nothing; an id
+that stands twice in a token has two rows. Rows of x past the last offset belong to
+nobody: they yield zeros in `grouped_gemm`, and bytes that no one reads in
+`grouped_quantize`. The keyword `local` is the range (start, stop) of experts that live
+here: params hold only them, `permute` counts only them, all other ids contribute
+nothing, and the rank with start 0 adds what is replicated: shared and identity experts.
 """
 
 from __future__ import annotations
@@ -110,6 +117,7 @@ OPS: dict[str, Op] = {
             "slots t * k + j sorted by expert, and where each expert starts",
             _fields("ids index[T, k]", "layer"),
             _fields("rows index[R]", "offsets index[E + 1]"),
+            ("local",),
             sizes=("E", "k"),
             layered=False,
         ),
@@ -145,7 +153,7 @@ OPS: dict[str, Op] = {
                 "x x[T, H]", "ids index[T, k]", "weights float[T, k]", "params", "layer"
             ),
             _fields("routed out[T, H]"),
-            ("prepared",),
+            ("prepared", "local"),
         ),
         Op(
             "combine",
@@ -160,7 +168,7 @@ OPS: dict[str, Op] = {
             "the whole layer",
             _fields("x x[T, H]", "logits float[T, E]", "params", "layer"),
             _fields("out out[T, H]"),
-            ("prepared", "token_ids"),
+            ("prepared", "token_ids", "local"),
         ),
         Op(
             "omni_route",

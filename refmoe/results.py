@@ -29,10 +29,18 @@ _BYTES = (
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Shape and admissible types of one result; the first type is the usual one."""
+    """Shape and admissible types of one result; the first type is the usual one.
+
+    `judged` picks the rows that are judged (None: all); nobody asks for the others.
+    """
 
     shape: tuple[int, ...]
     dtypes: tuple[torch.dtype, ...]
+    judged: torch.Tensor | None = None
+
+    def of(self, got: torch.Tensor) -> torch.Tensor:
+        """The judged rows of a result."""
+        return got if self.judged is None else got[self.judged.to(got.device)]
 
 
 def expected(problem: Problem) -> dict[str, Expected]:
@@ -42,6 +50,7 @@ def expected(problem: Problem) -> dict[str, Expected]:
         field.name: Expected(
             _shape(field, problem, sizes),
             _dtypes(field, problem, problem.numerics),
+            _judged(field, problem),
         )
         for field in OPS[problem.case.op].results
     }
@@ -76,19 +85,47 @@ def _sizes(problem: Problem) -> dict[str, int]:
         "k": layer.top_k, "N": layer.gate_up_rows, "K": layer.hidden,
         "n": math.isqrt(layer.experts),
     }  # fmt: skip
-    if problem.case.op == "permute":
-        sizes["R"] = int((inputs["ids"] < layer.experts).sum())
-    elif problem.case.op in ("grouped_quantize", "grouped_gemm"):
+    op, local = problem.case.op, inputs.get("local")
+    if op == "permute":
+        start, stop = local or (0, layer.experts)
+        ids = inputs["ids"]
+        sizes["R"] = int(((ids >= start) & (ids < stop)).sum())
+        sizes["E + 1"] = stop - start + 1
+    elif op in ("grouped_quantize", "grouped_gemm"):
         sizes["R"] = len(inputs["x"])
-    elif problem.case.op == "activate":
+    elif "gate_up" in inputs:
         sizes["R"] = len(inputs["gate_up"])
     return sizes
 
 
 def _shape(field: Field, problem: Problem, sizes: dict[str, int]) -> tuple[int, ...]:
     if field.dtype == "scales":
-        return scale_shape(tuple(problem.inputs["x"].shape), problem.inputs["format"])
+        return _scale_shape(problem)
     return tuple(sizes[symbol] for symbol in field.shape)
+
+
+def _scale_shape(problem: Problem) -> tuple[int, ...]:
+    inputs, form = problem.inputs, problem.inputs["format"]
+    x, rows = inputs["x"], form.block[0]
+    whole = scale_shape(tuple(x.shape), form)
+    if "offsets" not in inputs or rows == 1:
+        return whole
+    # Each expert's region has scales of its own, even without rows if they share one.
+    counts = inputs["offsets"].diff()
+    each = -(-counts // rows) if rows else torch.ones_like(counts)
+    return (int(each.sum()), *whole[1:])
+
+
+def _judged(field: Field, problem: Problem) -> torch.Tensor | None:
+    """The sampled tokens; rows that belong to an expert, where bytes are asked for."""
+    if problem.sample is not None:
+        return problem.sample
+    if problem.case.slots != "tail" or problem.case.op != "grouped_quantize":
+        return None
+    per_row = problem.inputs["format"].block[0] == 1
+    if field.name == "codes" or (field.name == "scales" and per_row):
+        return torch.arange(int(problem.inputs["offsets"][-1]))
+    return None
 
 
 def _dtypes(

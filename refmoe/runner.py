@@ -87,7 +87,7 @@ def _call(
         )
     if tactic is not None:
         keywords["tactic"] = tactic
-    if accepts(function, "taps"):
+    if accepts(function, "taps") and problem.sample is None:
         keywords["taps"] = exposed
     if buffers:
         keywords["out"] = (
@@ -149,7 +149,7 @@ def _results(
     for name, got in zip(names, result, strict=False):
         sentence = violation(name, got, want[name])
         if sentence is None:
-            outputs[name] = as_bytes(got.detach()).cpu()
+            outputs[name] = as_bytes(want[name].of(got.detach())).cpu()
         else:
             violations.append(sentence)
     return outputs, violations

@@ -26,7 +26,7 @@ ROOMS = {
         models scalar vectors
     """.split(),
     "refmoe": """
-        verdict protocol generator case parse port loading regimes problem results
+        verdict protocol generator case parse dimensions views ranks port loading regimes problem results
         compare stages reference declarations guard worker runner judge laws
         strategies shrink diagnose identify
         plan verify campaign score bench exchange expected report plugin cli

@@ -26,8 +26,8 @@ GROUPS = (
 OP_OF = {
     stage: op
     for op, stages in {
-        "route": "routing transform score key strength mask choose gather renormalize "
-        "rescale sparsemixer look_up",
+        "route": "routing incoming transform score key strength mask choose gather "
+        "renormalize rescale sparsemixer look_up",
         "quantize": "peak power encode scaling",
         "dequantize": "decode",
         "permute": "",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from oracle.params import Params
+from oracle.params import Blocks, Params, Weight
 from refmoe.regimes.regime import Regime, Source, plain
 
 #: Rows of the table that hash routing looks token ids up in.
@@ -21,13 +22,15 @@ def router_params(source: Source, rule: Regime) -> Params:
         gate_up=torch.empty(shape, device="meta"),
         down=torch.empty(shape[0], shape[2], layer.intermediate, device="meta"),
         **_routing_params(source, rule),
+        **(own_constants(source) if source.case.constants == "own" else {}),
     )
 
 
 def _routing_params(source: Source, rule: Regime) -> dict[str, torch.Tensor]:
     layer, found = source.layer, {}
     if layer.routing.bias != "none":
-        found["router_bias"] = plain(rule.router_bias(source), "fp32")
+        dtype = source.case.bias_dtype or "fp32"
+        found["router_bias"] = plain(rule.router_bias(source), dtype)
     if layer.routing.per_expert_scale:
         found["per_expert_scale"] = plain(rule.expert_scale(source), "fp32")
     if layer.routing.method == "hash":
@@ -35,6 +38,39 @@ def _routing_params(source: Source, rule: Regime) -> dict[str, torch.Tensor]:
         table = stream.permutations(VOCABULARY, layer.routed_choices)
         found["hash_table"] = table[:, : layer.top_k].contiguous()
     return found
+
+
+def own_constants(source: Source) -> dict[str, torch.Tensor]:
+    """alpha, beta and limit of each expert, as far as its activation takes them.
+
+    A limit is 0 (off), 1/2, 1, 2 or 7; neighbouring experts have different ones.
+    """
+    activation, experts = source.layer.activation, source.layer.experts
+    if activation.kind not in ("swiglu", "geglu_tanh", "geglu_erf"):
+        return {}
+    expert = torch.arange(experts)
+
+    def each(name: str, values: tuple[float, ...]) -> torch.Tensor:
+        start = source.stream(name).integers((1,), 0, len(values) - 1)
+        return torch.tensor(values)[(start + expert) % len(values)]
+
+    found = {
+        "beta": each("beta", (0.0, 1.0, 0.25)),
+        "limit": each("limit", (1.0, 0.0, 7.0, 0.5, 2.0)),
+    }
+    if activation.kind == "swiglu":
+        found["alpha"] = each("alpha", (1.0, 1.75, 0.5))
+    return found
+
+
+def _own_scales(source: Source, name: str, weight: Weight) -> Weight:
+    """Blocks whose global scales, where there are any, differ by powers of two."""
+    if not isinstance(weight, Blocks) or weight.global_scale is None:
+        return weight
+    step = source.stream(f"{name}/own").integers((1,), 0, 2)
+    expert = torch.arange(len(weight.global_scale))
+    factor = torch.tensor((0.5, 1.0, 2.0))[(step + expert) % 3]
+    return replace(weight, global_scale=weight.global_scale * factor)
 
 
 def layer_params(source: Source, rule: Regime) -> Params:
@@ -51,7 +87,12 @@ def layer_params(source: Source, rule: Regime) -> Params:
             ("gate_up_bias", (e, layer.gate_up_rows)),
             ("down_bias", (e, h)),
         ):
-            found[name] = plain(rule.bias(source, name, shape), layer.dtype)
+            dtype = source.case.bias_dtype or layer.dtype
+            found[name] = plain(rule.bias(source, name, shape), dtype)
+    if source.case.constants == "own":
+        found |= own_constants(source)
+        for name in ("gate_up", "down"):
+            found[name] = _own_scales(source, name, found[name])
     if layer.shared is not None:
         columns = layer.shared.intermediate
         gated = (layer.shared.activation or layer.activation).gated

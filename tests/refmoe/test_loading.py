@@ -12,6 +12,7 @@ import torch
 
 from oracle.numerics import PRESETS, Numerics
 from oracle.spec import Layer
+from refmoe.case import Case
 from refmoe.loading import load, port_of
 from refmoe.port import ATTRIBUTES
 from refmoe.protocol import OPS
@@ -139,7 +140,7 @@ def test_port_signature_must_fit_the_op() -> None:
         port_of(moe)
     message = str(caught.value)
     assert "moe(x, logits, params, layer)" in message
-    assert "keywords it may have are prepared, token_ids, out, taps, tactic" in message
+    assert "keywords it may have are prepared, token_ids, local, out, taps" in message
 
 
 def test_port_required_keywords_of_the_contract_are_fine() -> None:
@@ -166,7 +167,7 @@ def test_port_supports_answers_with_a_reason() -> None:
         (True, None), (None, None), (False, "supports() is False"), ("k > 8", "k > 8"),
     ):  # fmt: skip
         port = port_of({"moe": moe, "supports": lambda case, answer=answer: answer})
-        assert port.unsupported(object()) == want
+        assert port.unsupported(Case("moe")) == want
 
 
 def test_port_every_attribute_is_documented_and_no_op() -> None:

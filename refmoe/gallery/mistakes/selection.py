@@ -113,16 +113,14 @@ def selection_bias_bits_as_bf16(
 
 
 @mistake(
-    "transform", reference="sglang#30989", models=("gpt-oss-120b", "deepseek-v3"),
+    "incoming", reference="sglang#30989", models=("gpt-oss-120b", "deepseek-v3"),
     shows="logits of 16 bits",
 )  # fmt: skip
-def logits_bits_as_fp16(
-    stage: Stage, logits: Tensor, bias: Tensor | None, routing: Routing
-) -> Tensor:
+def logits_bits_as_fp16(stage: Stage, logits: Tensor) -> Tensor:
     """The bytes of bf16 logits are read as fp16."""
     if logits.dtype == torch.bfloat16:
         logits = logits.view(torch.float16).to(torch.bfloat16)
-    return stage(logits, bias, routing)
+    return stage(logits)
 
 
 @mistake("key", models=("llama-4-scout",), shows="saturated logits")

@@ -124,18 +124,22 @@ class Quantizer(Arithmetic):
     def grouped_quantize(
         self, x: Tensor, offsets: Tensor, format: BlockFormat
     ) -> Blocks:
-        """Codes and scales of permuted rows; no block reaches across two experts."""
+        """Codes and scales of permuted rows; no block reaches across two experts.
+
+        Rows past the last offset get codes and scales of zero.
+        """
         if format.block[0] == 1 and not format.global_scale:
             return self.quantize(x, format)
         edges = pairwise(offsets.tolist())
         parts = [self.quantize(x[start:stop], format) for start, stop in edges]
         wholes = [part.global_scale for part in parts if part.global_scale is not None]
-        return Blocks(
-            torch.cat([part.codes for part in parts]),
-            torch.cat([part.scales for part in parts]),
-            format,
-            torch.stack(wholes) if wholes else None,
-        )
+        codes = torch.cat([part.codes for part in parts])
+        scales = torch.cat([part.scales for part in parts])
+        tail = len(x) - len(codes)
+        codes = pad(codes, (0, 0, 0, tail))
+        if format.block[0] == 1:
+            scales = pad(scales, (0, 0, 0, tail))
+        return Blocks(codes, scales, format, torch.stack(wholes) if wholes else None)
 
 
 def _top(amax: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def encode(scaled: torch.Tensor, form: BlockFormat) -> torch.Tensor:
             nearest = _to_whole(whole, form.rounding)
         return nearest.clamp(low, 2 ** (bits - 1) - 1).to(torch.int8)
     table = magnitudes(form.element).to(scaled.dtype)
-    size = scaled.abs()
+    size = scaled.abs().contiguous()
     if form.rounding == "toward_zero":
         code = torch.bucketize(size, table[1:], right=True)
     else:

@@ -16,6 +16,19 @@ from refmoe.gallery.plain.arithmetic import TYPES, Tensor
 from refmoe.gallery.plain.blocks import Quantizer
 
 
+def renumbered(ids: Tensor, layer: Layer, local: tuple[int, int] | None) -> Tensor:
+    """Ids counted from the first expert that lives here; -1 for those elsewhere.
+
+    Identity experts keep their ids in the first rank, and are elsewhere in the others.
+    """
+    if local is None:
+        return ids
+    start, stop = local
+    here = (ids >= start) & (ids < stop)
+    identity = (ids >= layer.experts) & (start == 0)
+    return (ids - start).masked_fill(~(here | identity), -1)
+
+
 class Experts(Quantizer):
     """Every step from chosen experts to the routed sum, each a method."""
 
@@ -32,8 +45,15 @@ class Experts(Quantizer):
             format = replace(format, nonfinite="propagate")
         return self.dequantize(self.quantize(x, format, scale))
 
-    def permute(self, ids: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+    def permute(
+        self, ids: Tensor, layer: Layer, *, local: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Slots by expert, and where each expert starts; ids out of range have none."""
+        if local is not None:
+            rows, offsets = self.permute(renumbered(ids, layer, local), layer)
+            start, stop = local
+            rows = rows[: int(offsets[stop - start])]
+            return rows, offsets[: stop - start + 1]
         flat = ids.reshape(-1).long()
         here = ((flat >= 0) & (flat < layer.experts)).nonzero().reshape(-1)
         rows = here[torch.sort(flat[here], stable=True).indices]

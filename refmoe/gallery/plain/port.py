@@ -8,7 +8,7 @@ from oracle.numerics import Numerics
 from oracle.params import Blocks, Params
 from oracle.spec import BlockFormat, Layer
 from refmoe.gallery.plain.arithmetic import TYPES, Tensor
-from refmoe.gallery.plain.experts import Experts
+from refmoe.gallery.plain.experts import Experts, renumbered
 from refmoe.gallery.plain.omni import Omni
 from refmoe.gallery.plain.router import Router
 
@@ -39,15 +39,18 @@ class Plain(Router, Experts, Omni):
         layer: Layer,
         *,
         token_ids: Tensor | None = None,
+        local: tuple[int, int] | None = None,
         taps: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """The whole layer."""
         taps = {} if taps is None else taps
         ids, weights, gammas = self.routing(logits, params, layer, token_ids, taps)
+        ids = renumbered(ids, layer, local)
         out = self.routed(x, ids, weights, params, layer, taps)
         if layer.shared is not None:
-            taps["shared"] = self.shared(x, params, layer, gammas)
-            out = self.rounded(out + taps["shared"], "combine")
+            if local is None or local[0] == 0:
+                taps["shared"] = self.shared(x, params, layer, gammas)
+                out = self.rounded(out + taps["shared"], "combine")
             factor = {"average": 0.5, "rsqrt2": 0.5**0.5}.get(layer.shared.combine, 1.0)
             out = out if factor == 1.0 else self.rounded(out * factor, "combine")
         return self.stored(out, TYPES[layer.dtype])
@@ -60,11 +63,13 @@ class Plain(Router, Experts, Omni):
         params: Params,
         layer: Layer,
         *,
+        local: tuple[int, int] | None = None,
         taps: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """The routed part for given ids and weights."""
         taps = {} if taps is None else taps
         weights = self.plain(weights)
+        ids = renumbered(ids, layer, local)
         total = self.routed(x, ids, weights, params, layer, taps)
         return self.stored(total, TYPES[layer.dtype])
 
@@ -79,6 +84,8 @@ class Plain(Router, Experts, Omni):
     ) -> Tensor:
         """The weighted sum of the experts' MLPs, routed scale included [T, H]."""
         rows, offsets = self.permute(ids, layer)
+        # Of a rank's experts, where params hold those alone.
+        offsets = offsets[: params.gate_up.shape[0] + 1]
         owner, own = ids.reshape(-1)[rows].long(), weights.reshape(-1)[rows]
         gate_up = self.first_gemm(x, rows, offsets, owner, own, params, layer)
         gate_up = self.rounded(gate_up, "gate_up")

@@ -36,7 +36,7 @@ class Router(Arithmetic):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """ids [T, k], their weights, and those of shared experts with logits."""
         routing, bias = layer.routing, params.router_bias
-        logits = self.rounded(logits, "logits").to(self.type("router"))
+        logits = self.rounded(self.incoming(logits), "logits").to(self.type("router"))
         logits = self.transform(logits, bias, routing)
         scores = logits
         if routing.method == "sparsemixer":
@@ -57,6 +57,10 @@ class Router(Arithmetic):
         routed, shared = weights[:, : layer.top_k], weights[:, layer.top_k :]
         taps |= {"scores": scores, "ids": ids, "weights": routed}
         return ids, routed, shared
+
+    def incoming(self, logits: Tensor) -> Tensor:
+        """The logits as they come, in a type of their own."""
+        return logits
 
     def transform(
         self, logits: Tensor, bias: Tensor | None, routing: Routing
