@@ -74,6 +74,8 @@ class Case:
     #: Declaration and tactic that take the place of the port's own.
     numerics: str | None = None
     tactic: str | None = None
+    #: Law that related launches of the case are held to, instead of the oracle.
+    law: str | None = None
     arch: str | None = None
     changes: tuple[tuple[str, Value], ...] = ()
     seed: int = 0

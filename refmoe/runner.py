@@ -12,7 +12,7 @@ from oracle.params import Blocks
 from oracle.trace import TAPS
 from refmoe.compare import unravel
 from refmoe.port import Port, accepts
-from refmoe.problem import Problem, move, tensors
+from refmoe.problem import Problem, move, overwrite, tensors
 from refmoe.protocol import OPS, Op, suggestion
 from refmoe.results import PLAIN, Expected, as_bytes, expected, violation
 from refmoe.verdict import Outcome
@@ -22,13 +22,21 @@ from refmoe.verdict import Outcome
 POISON = (0xA5, 0xFF)
 
 
-def run(port: Port, problem: Problem, tactic: Any = None) -> Outcome:
+def run(
+    port: Port,
+    problem: Problem,
+    tactic: Any = None,
+    *,
+    memory: dict[str, Any] | None = None,
+) -> Outcome:
     """Call the port's op on fresh copies of the problem's tensors; check the contract.
 
     A ValueError or NotImplementedError that gives a reason is a refusal; any other
     exception is a crash. Arguments are compared with their originals afterwards, bit by
     bit; an `out=` buffer comes poisoned; shapes and types of the results are checked.
     `tactic` is one of those that the port offers, passed on where the op takes one.
+    `memory` keeps the tensors by argument; what fits into those of an earlier call is
+    copied there, to the same addresses.
     """
     case = problem.case
     function = port.ops.get(case.op)
@@ -38,6 +46,9 @@ def run(port: Port, problem: Problem, tactic: Any = None) -> Outcome:
     op, want = OPS[case.op], expected(problem)
     given = {"params": problem.params, **problem.inputs}
     copies = {name: move(value, device) for name, value in given.items()}
+    if memory is not None:
+        copies = {name: overwrite(memory.get(name), copies[name]) for name in copies}
+        memory.update(copies)
     exposed: dict[str, Any] = {}
     buffers = _buffers(function, want, device)
     try:
