@@ -147,7 +147,7 @@ def _entry(
         if table["kind"] not in known:
             raise wrong("kind", f"{table['kind']!r} is not one of {', '.join(known)}")
         kinds = [Kind(table["kind"])]
-    conditions = {}
+    conditions: dict[str, Any] = {}
     for key, want in table.items():
         if key in PARTS and isinstance(want, dict):
             conditions |= {f"{key}.{inner}": value for inner, value in want.items()}

@@ -141,13 +141,17 @@ class Verifier:
         if record.kind is not Kind.UNDECLARED:
             return record
         names = list(self.open[record.key])
-        verdict = record.judgement.verdict
-        if names:
-            verdict = replace(verdict, detail=f"fits {names[0]}")
-        else:
-            detail = "no one known arithmetic fits this and the other cases"
-            verdict = replace(verdict, kind=Kind.WRONG, detail=detail)
+        if not names:
+            return unexplained(record)
+        verdict = replace(record.judgement.verdict, detail=f"fits {names[0]}")
         return replace(record, judgement=replace(record.judgement, verdict=verdict))
+
+
+def unexplained(record: Record) -> Record:
+    """An UNDECLARED record as WRONG: what fits it does not fit the other cases."""
+    detail = "no one known arithmetic fits this and the other cases"
+    verdict = replace(record.judgement.verdict, kind=Kind.WRONG, detail=detail)
+    return replace(record, judgement=replace(record.judgement, verdict=verdict))
 
 
 def schedule(

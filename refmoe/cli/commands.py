@@ -24,7 +24,9 @@ from refmoe.protocol import op as op_called
 from refmoe.regimes import REGIMES
 from refmoe.regimes import regime as regime_called
 from refmoe.report import terminal
+from refmoe.report.about import about
 from refmoe.report.certificate import certificate
+from refmoe.report.run import Run
 from refmoe.report.text import described
 from refmoe.verify import Verifier, schedule, status, verify
 
@@ -119,7 +121,7 @@ def run_verify(
     terminal.show(console, records)
     terminal.summary(console, records, seconds)
     if out is not None:
-        document = certificate(ports, records, seed=seed, seconds=seconds)
+        document = certificate(Run([*map(about, ports)], records, seed, seconds))
         with usage():
             out.write_text(json.dumps(document, indent=1) + "\n")
     return status(records)

@@ -1,91 +1,97 @@
-"""The certificate of a run: everything needed to repeat and to compare it, as JSON."""
+"""The certificate of a run: everything needed to repeat and to compare it, as JSON.
+
+Its `schema` is raised whenever a key changes its meaning or goes; new keys may come.
+"""
 
 from __future__ import annotations
 
-import platform
+import math
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
 from typing import Any
 
-import torch
-
-from refmoe.port import Port
 from refmoe.protocol import OPS
+from refmoe.report.about import About, versions
+from refmoe.report.run import Run
 from refmoe.report.table import rows
 from refmoe.report.text import described, lines
-from refmoe.verdict import Finding
-from refmoe.verify import Record, findings
+from refmoe.verdict import Finding, Verdict
+from refmoe.verify import Record
+
+SCHEMA = 2
 
 
-def certificate(
-    ports: Sequence[Port],
-    records: Sequence[Record],
-    *,
-    seed: int,
-    seconds: float,
-) -> dict[str, Any]:
-    """Ports, versions, device, verdicts, findings, and what never ran; plain JSON."""
-    executed = {(r.port, r.cell.op) for r in records if r.kind.executed}
+def certificate(run: Run) -> dict[str, Any]:
+    """Ports, versions, device, verdicts, findings, and what never ran; plain JSON.
+
+    JSON has no infinities: a ratio to a bound of zero is the text "inf".
+    """
+    records = run.records
     deviations = [record.deviating() for record in records]
     return {
-        "certificate": 1,
+        "schema": SCHEMA,
+        "status": run.status,
+        "executed": sum(record.kind.executed for record in records),
+        "seed": run.seed,
+        "seconds": round(run.seconds, 3),
         "versions": versions(),
-        "devices": devices(ports),
-        "seed": seed,
-        "seconds": round(seconds, 3),
-        "ports": [
-            {
-                "name": port.name,
-                "version": port.get("version"),
-                "device": port.device,
-                "ops": list(port.ops),
-                "declared": port.declared,
-                "numerics": repr(port.numerics),
-                "never_ran": [op for op in OPS if (port.name, op) not in executed],
-            }
-            for port in ports
-        ],
+        "ports": [{**asdict(port), **never_ran(port, records)} for port in run.ports],
         "verdicts": dict(Counter(str(record.kind) for record in records)),
         "cells": [
             {
                 "port": row.port, "op": row.op, "of": row.subject, "regime": row.regime,
                 "verdicts": {str(kind): count for kind, count in row.kinds.items()},
-                "largest": row.largest,
-                "median": {tap: row.median(tap) for tap in row.medians},
+                "largest": {tap: _json(value) for tap, value in row.largest.items()},
+                "median": {tap: _json(row.median(tap)) for tap in row.medians},
             }
             for row in rows(records)
         ],
-        "findings": [_plain(finding) for finding in findings(records)],
+        "findings": [_plain(finding) for finding in run.findings],
         "deviations": [_plain(finding) for finding in deviations if finding],
+        "known_failures": [
+            {
+                "place": standing.entry.place, "reason": standing.entry.reason,
+                "failed": standing.failed, "passed": standing.passed,
+            }
+            for standing in run.standings
+        ],
         "cases": [
-            {"port": record.port, "case": record.case, "verdict": str(record.kind)}
+            {
+                "port": record.port, "case": record.case, "verdict": str(record.kind),
+                "seconds": round(record.seconds, 4), "tactic": record.tactic,
+                "reason": reason(record),
+            }
             for record in records
         ],
     }  # fmt: skip
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides the result."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("refmoe", "cupy", "transformers", "torchao"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+def never_ran(port: About, records: Sequence[Record]) -> dict[str, Any]:
+    """Ops that the port lacks or never executed, and cells of which nothing ran."""
+    own = [record for record in records if record.port == port.name]
+    ran = {record.cell for record in own if record.kind.executed}
+    executed = {cell.op for cell in ran}
+    idle: dict[Any, Record] = {}
+    for record in own:
+        if record.cell not in ran:
+            idle.setdefault(record.cell, record)
+    return {
+        "never_ran": [name for name in OPS if name not in executed],
+        "idle_cells": [
+            {
+                "op": cell.op, "of": cell.subject, "regime": cell.regime,
+                "verdict": str(record.kind), "reason": reason(record),
+            }
+            for cell, record in idle.items()
+        ],
+    }  # fmt: skip
 
 
-def devices(ports: Sequence[Port]) -> list[str]:
-    """Names of the devices that the ports ran on."""
-    found = []
-    for device in dict.fromkeys(port.device for port in ports):
-        if device.startswith("cuda"):
-            major, minor = torch.cuda.get_device_capability(device)
-            found.append(f"{torch.cuda.get_device_name(device)} (sm_{major}{minor})")
-        else:
-            found.append(f"{device} ({platform.machine()})")
-    return found
+def reason(record: Record) -> str:
+    """Why a case was not executed, in one line; empty where it was."""
+    detail = "" if record.kind.executed else record.judgement.verdict.detail
+    return detail.splitlines()[0] if detail else ""
 
 
 def _plain(finding: Finding) -> dict[str, Any]:
@@ -94,9 +100,24 @@ def _plain(finding: Finding) -> dict[str, Any]:
         "op": finding.op,
         "port": finding.port,
         "verdict": str(finding.verdict.kind),
+        "deviation": finding.deviation,
         "tap": finding.verdict.tap,
         "index": list(finding.verdict.index),
-        "first": None if finding.first is None else described(finding.first),
+        "ratio": _json(finding.verdict.ratio),
+        "first": _first(finding.first),
         "cause": finding.cause,
+        "tactic": finding.tactic,
         "text": lines(finding),
     }
+
+
+def _first(verdict: Verdict | None) -> dict[str, Any] | None:
+    if verdict is None:
+        return None
+    return {
+        "tap": verdict.tap, "index": list(verdict.index), "text": described(verdict)
+    }  # fmt: skip
+
+
+def _json(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else str(value)

@@ -50,12 +50,15 @@ class Row:
                 self.medians.setdefault(tap, []).append(verdict.median)
 
 
-def rows(records: Sequence[Record]) -> list[Row]:
-    """One row per port and cell, in the order in which they were first met."""
+def rows(records: Sequence[Record], *, merged: bool = False) -> list[Row]:
+    """One row per port and cell, in the order in which they were first met.
+
+    `merged` adds up the regimes of an op and subject.
+    """
     found: dict[tuple[str, str, str, str], Row] = {}
     for record in records:
         cell = record.cell
-        key = (record.port, cell.op, cell.subject, cell.regime)
+        key = (record.port, cell.op, cell.subject, "all" if merged else cell.regime)
         found.setdefault(key, Row(*key)).add(record)
     order = {key: number for number, key in enumerate(found)}
     return sorted(

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from refmoe.expected import Standing
 from refmoe.port import Port
+from refmoe.report.about import about
 from refmoe.report.table import Row, rows
 from refmoe.report.text import lines
 from refmoe.verdict import Finding, Kind
@@ -36,13 +38,7 @@ def console_for(width: int = 120) -> Console:
 def header(console: Console, ports: Sequence[Port], cases: int) -> None:
     """Who is judged, by what they declare."""
     for port in ports:
-        version = port.get("version")
-        declared = "declares" if port.declared else "declares nothing, taken as"
-        console.print(
-            f"{port.name}{f' {version}' if version else ''} on {port.device}: "
-            f"{', '.join(port.ops)}; {declared} {port.numerics}",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        console.print(str(about(port)), markup=False, highlight=False, soft_wrap=True)
     console.print(f"{cases} cases", highlight=False)
 
 
@@ -72,13 +68,17 @@ def progress(console: Console, total: int) -> Iterator[Any]:
         yield seen
 
 
-def table(console: Console, records: Sequence[Record]) -> None:
-    """For each port one line per op, subject and regime that ran."""
+def table(console: Console, records: Sequence[Record], *, merged: bool = False) -> None:
+    """For each port one line per op, subject and regime that ran.
+
+    `merged` adds up the regimes of an op and subject.
+    """
     from rich.table import Table
     from rich.text import Text
 
     for port in dict.fromkeys(record.port for record in records):
-        lines_ = rows([record for record in records if record.port == port])
+        own = [record for record in records if record.port == port]
+        lines_ = rows(own, merged=merged)
         ran = [row for row in lines_ if row.not_run < row.cases]
         console.print(f"\n{port}", style="bold", highlight=False)
         grid = Table(box=None, pad_edge=False, header_style="dim")
@@ -152,6 +152,11 @@ def show(console: Console, records: Sequence[Record]) -> None:
     rest = sum(count - SHOWN for count in shown.values() if count > SHOWN)
     if rest:
         console.print(f"... and {rest} findings more; --json FILE keeps all of them")
+    deviations(console, records)
+
+
+def deviations(console: Console, records: Sequence[Record]) -> None:
+    """The first deviation of each port, op and subject."""
     first: dict[tuple[str, str, str], Finding] = {}
     for record in records:
         departure = record.deviating()
@@ -165,6 +170,21 @@ def show(console: Console, records: Sequence[Record]) -> None:
         )
     for departure in first.values():
         _print(console, departure)
+
+
+def expectations(console: Console, found: Sequence[Standing]) -> None:
+    """How the known failures of the author's file came out."""
+    for standing in found:
+        if standing.stale:
+            text, style = "no longer fails; remove it", "bold red"
+        elif standing.used:
+            text, style = f"{standing.failed} failed as expected", "yellow"
+        else:
+            text, style = "not used: none of its cases ran", "dim"
+        console.print(
+            f"known failure {standing.entry}: {text}",
+            style=style, markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def _print(console: Console, finding: Finding) -> None:

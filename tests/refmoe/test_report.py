@@ -14,8 +14,10 @@ from refmoe.judge import Judgement
 from refmoe.loading import port_of
 from refmoe.plan import Cell
 from refmoe.report import terminal
+from refmoe.report.about import about
 from refmoe.report.bits import hexadecimal, interval
 from refmoe.report.certificate import certificate
+from refmoe.report.run import Run
 from refmoe.report.table import rows
 from refmoe.report.text import described, lines
 from refmoe.verdict import Finding, Kind, Verdict
@@ -203,7 +205,7 @@ def test_certificate_is_plain_json_and_complete() -> None:
     ports = [
         port_of({"moe": moe, "device": "cpu"}, name) for name in ("mine", "second")
     ]
-    document = certificate(ports, RECORDS, seed=3, seconds=1.5)
+    document = certificate(Run([*map(about, ports)], RECORDS, 3, 1.5))
     again = json.loads(json.dumps(document))
     assert again["verdicts"] == {
         "BIT_EQUAL": 1, "WITHIN": 2, "WRONG": 1, "REFUSED": 1, "UNSUPPORTED": 1,
@@ -216,5 +218,11 @@ def test_certificate_is_plain_json_and_complete() -> None:
     assert "route" in again["ports"][0]["never_ran"]
     assert "moe" not in again["ports"][0]["never_ran"]
     assert {"python", "torch"} <= set(again["versions"])
-    assert again["devices"][0].startswith("cpu")
+    assert again["schema"] == 2
+    assert (again["status"], again["executed"]) == (1, 6)
+    assert again["ports"][0]["hardware"] == "cpu"
     assert again["ports"][0]["numerics"] == "Numerics()"
+    assert again["ports"][0]["idle_cells"] == [
+        {"op": "moe", "of": "other", "regime": "randn", "verdict": "UNSUPPORTED",
+         "reason": ""}
+    ]  # fmt: skip

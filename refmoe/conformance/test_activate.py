@@ -1,0 +1,5 @@
+"""Conformance of the op activate."""
+
+from refmoe.conformance import Suite
+
+test_activate = Suite(ops=("activate",))

@@ -1,0 +1,5 @@
+"""Conformance of the op dequantize."""
+
+from refmoe.conformance import Suite
+
+test_dequantize = Suite(ops=("dequantize",))

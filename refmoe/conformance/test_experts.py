@@ -1,0 +1,5 @@
+"""Conformance of the op experts."""
+
+from refmoe.conformance import Suite
+
+test_experts = Suite(ops=("experts",))

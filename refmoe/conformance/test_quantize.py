@@ -1,0 +1,5 @@
+"""Conformance of the op quantize."""
+
+from refmoe.conformance import Suite
+
+test_quantize = Suite(ops=("quantize",))

@@ -1,0 +1,5 @@
+"""Conformance of the op route."""
+
+from refmoe.conformance import Suite
+
+test_route = Suite(ops=("route",))

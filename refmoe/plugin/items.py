@@ -1,0 +1,151 @@
+"""The tests that a suite becomes: one for each cell of the report."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from refmoe.case import format_names, model_names, model_of
+from refmoe.expected import excuse
+from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, Cell, cells
+from refmoe.plugin.session import Session, settled
+from refmoe.plugin.suite import Suite
+from refmoe.port import Port
+from refmoe.protocol import OPS, op
+from refmoe.regimes import REGIMES, regime
+from refmoe.report.text import lines
+from refmoe.verdict import Kind
+from refmoe.verify import Record, schedule
+
+#: Findings of one test that are printed.
+_SHOWN = 3
+
+
+class FindingWarning(UserWarning):
+    """A verdict that is worth a look and no failure: SUSPECT, UNDECLARED."""
+
+
+class Failure(Exception):
+    """What a test found, as the text to show."""
+
+
+class PortItem(pytest.Item):
+    """A test of one port whose failure is told in the words of its findings."""
+
+    port: Port
+    run: Session
+    #: What came of it, for the report.
+    records: Sequence[Record] = ()
+    missing: str = ""
+
+    def reportinfo(self) -> tuple[Any, int | None, str]:
+        """Path and name; a suite has no line of its own."""
+        return self.path, None, self.name
+
+    def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
+        """The findings' text; a traceback only where refmoe itself fails."""
+        if isinstance(excinfo.value, Failure):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def conclude(self, records: Sequence[Record]) -> None:
+        """Pass, or raise what pytest takes for failed, skipped or expected to fail."""
+        self.records = records
+        bad = [record for record in records if record.kind.failed]
+        found = [record for record in bad if not excuse(self.run.expected, record)]
+        if found:
+            raise Failure("\n".join(_text(found)))
+        for record in records:
+            if record.kind.reported and not excuse(self.run.expected, record):
+                text = "\n".join(lines(record.finding()))
+                warnings.warn(FindingWarning(text), stacklevel=2)
+        if bad:
+            reasons = (excuse(self.run.expected, record) for record in bad)
+            pytest.xfail("; ".join(dict.fromkeys(r.reason for r in reasons if r)))
+        if not any(record.kind.executed for record in records):
+            reason = next((r.judgement.verdict.detail for r in records), "no case")
+            kind = records[0].kind if records else Kind.UNSUPPORTED
+            pytest.skip(f"{kind}: {reason.splitlines()[0] if reason else ''}")
+
+
+class CellItem(PortItem):
+    """The cases of one cell."""
+
+    cell: Cell
+
+    def runtest(self) -> None:
+        """Run all of them: the worst is told first, and the report wants every one."""
+        settings, verifier = self.run.settings, self.run.verifier
+        drawn = schedule(
+            [self.port], [self.cell], settings.profile.cases, settings.seed
+        )
+        records = [verifier.check(self.port, case, self.cell) for _, _, case in drawn]
+        self.conclude(settled(verifier, records))
+
+
+class MissingItem(PortItem):
+    """An op that the port does not have: seen, and no green pass."""
+
+    def runtest(self) -> None:
+        """Skip."""
+        pytest.skip(f"MISSING: {self.port.name} has no {self.missing}")
+
+
+def collect(
+    collector: pytest.Collector, name: str, suite: Suite, run: Session
+) -> Iterator[pytest.Item]:
+    """The tests of a suite, named after what they judge.
+
+    Raises UsageError for a name that is not known, or a port that cannot be loaded.
+    """
+    port = run.port(suite.port)
+
+    def item(kind: type[PortItem], words: Sequence[str], **values: Any) -> PortItem:
+        shown = "-".join(word for word in words if word != "-")
+        made = kind.from_parent(collector, name=f"{name}[{shown}]")
+        made.port, made.run = port, run
+        for key, value in values.items():
+            setattr(made, key, value)
+        return made
+
+    try:
+        grid = _grid(suite, run)
+    except ValueError as error:
+        raise pytest.UsageError(f"refmoe: {error}") from None
+    alone = len(suite.ops) == 1
+    for operation in suite.ops or OPS:
+        if operation not in port.ops:
+            yield item(MissingItem, [operation], missing=operation)
+            continue
+        for cell in grid:
+            if cell.op == operation:
+                words = [cell.op, cell.subject, cell.regime][alone:]
+                yield item(CellItem, words, cell=cell)
+
+
+def _grid(suite: Suite, run: Session) -> list[Cell]:
+    """The cells that suite and options ask for; the options narrow the suite."""
+    settings = run.settings
+    ops = [op(name).name for name in suite.ops or OPS]
+    models = settings.models or suite.models or DEFAULT_MODELS
+    formats = settings.formats or suite.formats or DEFAULT_FORMATS
+    regimes = settings.regimes or suite.regimes
+    models = model_names() if "all" in models else models
+    formats = format_names() if "all" in formats else formats
+    for name in models:
+        model_of(name)
+    for name in regimes:
+        regime(name)
+    return cells(ops, models, formats, regimes or tuple(REGIMES), confined=not regimes)
+
+
+def _text(records: Sequence[Record]) -> Iterator[str]:
+    """The findings, the severest first, and how many more there are."""
+    order = sorted(records, key=lambda r: -r.kind.severity)
+    for record in order[:_SHOWN]:
+        yield from lines(record.finding())
+    if len(order) > _SHOWN:
+        yield f"... and {len(order) - _SHOWN} more of this cell"

@@ -1,0 +1,133 @@
+"""One run under pytest: its settings, its ports, and what came of them so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from refmoe.expected import Entry, read
+from refmoe.loading import load, port_of
+from refmoe.plugin.settings import Settings
+from refmoe.port import Port
+from refmoe.report.about import About, about
+from refmoe.report.run import Run
+from refmoe.report.text import lines
+from refmoe.verdict import Kind
+from refmoe.verify import Record, Verifier, unexplained
+
+
+@dataclass(slots=True)
+class Session:
+    """What the tests of one process share, and (in the controller) all records."""
+
+    settings: Settings
+    expected: list[Entry]
+    verifier: Verifier = field(default_factory=Verifier)
+    ports: dict[str, About] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    #: Tests that were reported, and those of ops that the port does not have.
+    tests: int = 0
+    missing: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def port(self, target: Any) -> Port:
+        """The port that a suite names, or the run's own.
+
+        Raises UsageError where there is none, or it cannot be loaded.
+        """
+        target = self.settings.port if target is None else target
+        if target is None:
+            raise pytest.UsageError(
+                "refmoe: there is no port; set REFMOE_IMPL=package.module, or pass "
+                "--refmoe-impl package.module"
+            )
+        try:
+            port = load(target) if isinstance(target, str) else port_of(target)
+        except (ValueError, TypeError, ImportError) as error:
+            raise pytest.UsageError(f"refmoe: {error}") from None
+        self.ports.setdefault(port.name, about(port))
+        return port
+
+    def run(self) -> Run:
+        """Everything so far, as the reports want it."""
+        seconds = time.perf_counter() - self.started
+        return Run(
+            [*self.ports.values()], reconciled(self.records), self.settings.seed,
+            seconds, self.expected,
+        )  # fmt: skip
+
+    def problems(self) -> list[str]:
+        """Why the run as a whole fails, whatever its single tests say."""
+        run, least = self.run(), self.settings.least
+        executed = sum(record.kind.executed for record in run.records)
+        found = []
+        if self.tests and executed < least:
+            found.append(
+                f"{executed} cases were executed, {least} at least are needed "
+                f"(REFMOE_LEAST): {self._idle()}"
+            )
+        found += [
+            f"{standing.entry} no longer fails: {standing.passed} of its cases passed; "
+            "remove it"
+            for standing in run.standings
+            if standing.stale
+        ]
+        found += [
+            "\n".join(lines(after.finding()))
+            for before, after in zip(self.records, run.records, strict=True)
+            if before is not after and not run.excuse(after)
+        ]
+        return found
+
+    def _idle(self) -> str:
+        """How many cases were not executed, by verdict."""
+        kinds = [Kind.MISSING, Kind.UNSUPPORTED, Kind.REFUSED]
+        counts = {k: sum(r.kind is k for r in self.records) for k in kinds}
+        counts[Kind.MISSING] += self.missing
+        return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
+
+def open_session(settings: Settings) -> Session:
+    """A session with the file of known failures read.
+
+    Raises UsageError if that file is malformed.
+    """
+    path = settings.expected_failures
+    try:
+        entries = [] if path is None else read(path)
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"refmoe: {error}") from None
+    return Session(settings, entries)
+
+
+def reconciled(records: Sequence[Record]) -> list[Record]:
+    """The records of all workers: UNDECLARED that together nothing explains is WRONG.
+
+    Each worker settles its own, which may still contradict those of another.
+    """
+    left: dict[tuple[object, ...], set[str]] = {}
+    for record in records:
+        if record.kind is Kind.UNDECLARED:
+            fitting = set(record.judgement.fitting)
+            left[record.key] = left.get(record.key, fitting) & fitting
+    return [
+        unexplained(record)
+        if record.kind is Kind.UNDECLARED and not left[record.key]
+        else record
+        for record in records
+    ]
+
+
+def settled(verifier: Verifier, records: Sequence[Record]) -> list[Record]:
+    """The records with what the verifier knows by now; `fitting` is what stays open."""
+    found = []
+    for record in map(verifier.settled, records):
+        if record.kind is Kind.UNDECLARED:
+            names = tuple(verifier.open[record.key])
+            record = replace(record, judgement=replace(record.judgement, fitting=names))
+        found.append(record)
+    return found
