@@ -81,7 +81,7 @@ class Stream:
         zero = torch.zeros_like(blocks)
         counters = torch.stack((blocks & _MASK, blocks >> 32, zero, zero), -1)
         words = philox(counters, self.key).reshape(-1)[:count]
-        return words.reshape(*shape, each) if each > 1 else words.reshape(*shape)
+        return words.reshape((*shape, each) if each > 1 else tuple(shape))
 
     def integers(self, shape: Shape, low: int, high: int) -> torch.Tensor:
         """Integers i64[shape] from low to high, both included.

@@ -43,7 +43,8 @@ def matmul(
 
     The radius is 0 where every partial sum is representable on every admitted unit, in
     any order (`oracle.bounds.exactness`); Inf where a partial sum may overflow; 0 where
-    v is NaN or infinite, as it then is in every order.
+    v is NaN, or infinite while the sum of its finite products cannot overflow to the
+    other infinity, as it then is in every order.
 
     Where x or w tell their least normal value, truncating units may align their
     subnormal elements (FP4 units: all elements) as if those were as large.
@@ -78,6 +79,7 @@ def matmul(
     aligned = _aligned(x, w, numerics)
     exact = exact_sums(x, w, reach + aligned, numerics, bias)
     limit = least_maximum(numerics)
+    settled = _settled(x.value, w.value, value, limit)
     # The value's own float64 sum.
     own = (depth + 2) * 2.0**-52
 
@@ -88,7 +90,7 @@ def matmul(
             result += carried * (1.0 + factor)
         if exact is not None:
             result.masked_fill_(exact, 0.0)
-        return _open(result, value, partial * (1.0 + factor), limit)
+        return _open(result, settled, partial * (1.0 + factor), limit)
 
     worst, likely = _carried(products[1:], left, w)
     tap = Tap(value, radius(error.worst, worst))
@@ -180,13 +182,24 @@ def _carried(
 
 
 def _open(
-    radius: torch.Tensor, value: torch.Tensor, reach: torch.Tensor, limit: float
+    radius: torch.Tensor, settled: torch.Tensor, reach: torch.Tensor, limit: float
 ) -> torch.Tensor:
-    """Put Inf where a partial sum may overflow, 0 where the value is not finite."""
+    """Put Inf where a partial sum may overflow, 0 where the value is `settled`."""
     if float(reach.sum()) < limit and float(radius.sum()) < torch.inf:
         return radius
     radius = radius.masked_fill_(~(reach < limit) | radius.isnan(), torch.inf)
-    return radius.masked_fill_(~value.isfinite(), 0.0)
+    return radius.masked_fill_(settled, 0.0)
+
+
+def _settled(
+    x: torch.Tensor, w: torch.Tensor, value: torch.Tensor, limit: float
+) -> torch.Tensor:
+    """Where x w^T is NaN or infinite in every order: bool[R, N]."""
+    nan, infinite = value.isnan(), value.isinf()
+    if not bool(infinite.any()):
+        return nan
+    x, w = (t.abs().nan_to_num(nan=0.0, posinf=0.0) for t in (x, w))
+    return nan | (infinite & (x @ w.T < limit / 2))
 
 
 def _flushed(tap: Tap) -> Tap:

@@ -19,7 +19,9 @@ class Contest:
 
     A key lies anywhere in low..high, `value` being the oracle's. Entrants with the same
     label in `twins` have equal inputs, hence equal keys in any implementation that
-    treats entrants alike: between them the tie rule decides, whatever the radius.
+    treats entrants alike: between them the tie rule decides, whatever the radius. A NaN
+    key may stand anywhere, for there are those who sort it first; the oracle has it
+    last, behind -inf.
     """
 
     value: torch.Tensor
@@ -41,15 +43,15 @@ class Contest:
         """A contest of keys value +- radius; twins share a label.
 
         Twins get the very same interval, that of the first. Under ``ties="any"`` no one
-        is a twin: equal keys are in any order.
+        is a twin: equal keys are in any order. Nor is a NaN.
         """
         twins = first_equal(labels)
         value, radius = value.gather(1, twins), radius.gather(1, twins)
-        if ties == "any":
-            twins = torch.arange(value.shape[1], device=value.device).expand_as(twins)
+        alone = torch.arange(value.shape[1], device=value.device).expand_as(twins)
+        twins = alone if ties == "any" else torch.where(value.isnan(), alone, twins)
         # Inf - Inf: an overflow that may not happen leaves the key unknown.
         low = torch.where(radius.isinf(), -torch.inf, value - radius)
-        high = torch.where(radius.isinf(), torch.inf, value + radius)
+        high = torch.where(radius.isinf() | value.isnan(), torch.inf, value + radius)
         return cls(value, low, high, twins, places, ties)
 
     def rows(self, index: torch.Tensor) -> Contest:

@@ -85,9 +85,10 @@ def route(
 
     Ties go to the lowest index (`Numerics.ties`); experts with equal logits and biases
     tie exactly. -0 equals +0. Ids are top_k distinct indices in range for any bits:
-    NaN keys come after -inf, by index. Weights follow the formula, so that a NaN or a
-    +inf under a softmax makes the row NaN, and a zero sum makes 0 / 0; where rounding
-    may or may not make the sum zero their radius is infinite.
+    NaN keys come after -inf, by index, and are admissible at any place. Weights follow
+    the formula, so that a NaN or a +inf under a softmax makes the row NaN, and a zero
+    sum makes 0 / 0; where rounding may or may not make the sum zero their radius is
+    infinite.
 
     With a 16-bit `numerics.router` the scores are rounded to that type. A bias on the
     logits is added in the router's type, one on the key in the wider of that type and

@@ -103,7 +103,8 @@ def _groups(
 
     middle, least, most = best(value), best(low), best(high)
     away = torch.maximum(middle - least, most - middle)
-    away = torch.where(middle.isfinite(), away, 0.0)
+    # Inf - Inf: known where both ends are it, else one of them is a NaN's.
+    away = torch.where(least == most, 0.0, away).nan_to_num(nan=torch.inf)
     score = Tap(middle[..., 0], away[..., 0])
     if picks == 2:
         second = Tap(middle[..., 1], away[..., 1])

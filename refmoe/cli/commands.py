@@ -183,5 +183,6 @@ def run_names() -> None:
         console.print(f"    {operation.about}", markup=False, highlight=False)
     for entry in REGIMES.values():
         console.print(f"regime {entry.name}: {entry.about}", highlight=False)
+        console.print(f"    shows: {entry.bug}", highlight=False)
     console.print(f"models: {' '.join(model_names())}", highlight=False)
     console.print(f"formats: {' '.join(format_names())}", highlight=False)

@@ -6,15 +6,32 @@ A new regime is a file of its own that ends in `REGIME` and is entered here.
 from __future__ import annotations
 
 from refmoe.protocol import suggestion
-from refmoe.regimes import exact, heavy, randn, rounding
+from refmoe.regimes import (
+    biased,
+    cancelling,
+    codes,
+    exact,
+    heavy,
+    large,
+    limits,
+    nonfinite,
+    randn,
+    rounding,
+    saturated,
+    subnormal,
+    ties,
+)
 from refmoe.regimes.regime import Regime, Source
 
 __all__ = ["REGIMES", "Regime", "Source", "regime"]
 
 REGIMES: dict[str, Regime] = {
-    entry.name: entry
-    for entry in (randn.REGIME, exact.REGIME, heavy.REGIME, rounding.REGIME)
-}
+    module.REGIME.name: module.REGIME
+    for module in (
+        randn, exact, heavy, ties, saturated, biased, limits, large, cancelling,
+        subnormal, codes, rounding, nonfinite,
+    )
+}  # fmt: skip
 
 
 def regime(name: str) -> Regime:

@@ -68,6 +68,7 @@ REGIME = replace(
     randn.REGIME,
     name="heavy",
     about="heavy tails: limits reached, block exponents over 13 binades",
+    bug="misplaced scales and lost clamps, which values of one size hide",
     tokens=tokens,
     logits=logits,
     weight=weight,

@@ -21,28 +21,40 @@ def tokens(source: Source, name: str, rows: int, columns: int) -> torch.Tensor:
 
 def logits(source: Source) -> torch.Tensor:
     """Normal; under a load other than uniform, its experts stand out."""
+    shape = (source.case.T, source.layer.logits_columns)
+    return source.stream("logits").normal(shape) + out_of_load(source)
+
+
+def out_of_load(source: Source) -> torch.Tensor:
+    """f64[columns of the logits]: what keeps experts away that get no token."""
     layer, case = source.layer, source.case
-    values = source.stream("logits").normal((case.T, layer.logits_columns))
+    columns = torch.zeros(layer.logits_columns, dtype=torch.float64)
     if case.load == "uniform":
-        return values
-    tokens_of = torch.zeros_like(values).scatter(1, source.ids, 1.0).sum(0)
+        return columns
+    tokens_of = torch.bincount(source.ids.reshape(-1), minlength=len(columns))
     left_out = tokens_of < case.T if case.load == "hot" else tokens_of == 0
     left_out[layer.routed_choices :] = False
-    return values + _FAR * left_out.double()
+    return _FAR * left_out.double()
 
 
 def weight(
-    source: Source, name: str, shape: tuple[int, ...], form: str | BlockFormat
+    source: Source,
+    name: str,
+    shape: tuple[int, ...],
+    form: str | BlockFormat,
+    *,
+    bits: int = 0,
 ) -> Weight:
-    """Normal with variance about 1 / K; codes and scales of block formats are drawn
-    directly, so that no quantiser takes part. Scales of neighbouring blocks differ."""
+    """Normal with variance about 1 / K, times 2**bits; codes and scales of block
+    formats are drawn directly, so that no quantiser takes part. Scales of neighbouring
+    blocks differ."""
     stream = source.stream(name)
     if isinstance(form, str):
-        return plain(stream.normal(shape) * 0.5 ** half_bits(shape[-1]), form)
+        return plain(stream.normal(shape) * 2.0 ** (bits - half_bits(shape[-1])), form)
     entry = get(form.element)
     codes = encode(stream.normal(shape) * (entry.maximum / 4), form.element)
     exponents = stream.substream("exponents").integers(scale_shape(shape, form), -1, 1)
-    size = half_bits(shape[-1]) + entry.maximum_exponent
+    size = half_bits(shape[-1]) + entry.maximum_exponent - bits
     return blocks(source, name, codes, exponents + 1 - size, form)
 
 
@@ -126,5 +138,6 @@ def expert_scale(source: Source) -> torch.Tensor:
 REGIME = Regime(
     "randn",
     "ordinary values: normal activations and weights, biases of order four",
+    "structure: a wrong index, order, factor, format or missing term",
     tokens, logits, weight, bias, router_bias, gate_up, weights, expert_scale,
 )  # fmt: skip

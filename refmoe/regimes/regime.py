@@ -57,6 +57,8 @@ class Regime:
 
     name: str
     about: str
+    #: The class of bugs that stays unseen without this regime.
+    bug: str
     tokens: Callable[[Source, str, int, int], torch.Tensor]
     logits: Callable[[Source], torch.Tensor]
     weight: Callable[[Source, str, tuple[int, ...], str | BlockFormat], Weight]

@@ -51,6 +51,7 @@ REGIME = replace(
     randn.REGIME,
     name="rounding",
     about="scale thresholds, ties between codes, least scales, blocks of zeros",
+    bug="scale rules and tie rules of quantisers, division by a zero amax",
     tokens=tokens,
     suits=("quantize", "grouped_quantize"),
 )

@@ -85,7 +85,7 @@ def test_regime_builds_every_op_of_every_format(name: str, form: str) -> None:
         problem = build(case.but(op=op, H=128, I=128))
         for tensor in everything(problem).values():
             if tensor.is_floating_point():
-                assert bool(tensor.isfinite().all())
+                assert bool(tensor.isfinite().all()) or name == "nonfinite"
         reference.trace(problem)
 
 

@@ -1,0 +1,108 @@
+"""Every code and every scale of a block format, where nothing overflows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from oracle.formats import decode, get
+from oracle.params import Blocks, Weight
+from oracle.spec import BlockFormat
+from refmoe.case import format_of
+from refmoe.generator import Stream, power_of_two
+from refmoe.regimes import heavy, randn
+from refmoe.regimes.regime import Source, plain
+
+_SUITS = ("quantize", "grouped_quantize", "dequantize", "grouped_gemm")
+_RUN = 32
+
+
+def tokens(source: Source, name: str, rows: int, columns: int) -> torch.Tensor:
+    """What the format's codes stand for, a power of two a run, every exponent in turn.
+
+    Rows of a GEMM are ordinary, times 1 or 2^-8: one of them is in range of a scale.
+    """
+    stream, form = (
+        source.stream(name),
+        format_of(source.case.format or source.layer.dtype),
+    )
+    if isinstance(form, str):
+        small = stream.substream("small").integers((rows, 1), 0, 1)
+        return stream.normal((rows, columns)) * power_of_two(-8 * small)
+    entry = get(form.element)
+    values = decode(_codes(stream, (rows, columns), form, finite=True), form.element)
+    first, last = get("bf16").minimum_exponent, get("bf16").maximum_exponent
+    runs = (rows, -(-columns // _RUN))
+    exponents = _in_turn(stream, runs, first, last - entry.maximum_exponent)
+    return values * power_of_two(exponents).repeat_interleave(_RUN, 1)[:, :columns]
+
+
+def weight(
+    source: Source, name: str, shape: tuple[int, ...], form: str | BlockFormat
+) -> Weight:
+    """Every code and every scale, NaN among them; in a GEMM one scale a row.
+
+    Only where a GEMM's result is itself the op's: others would see Inf and NaN alone.
+    """
+    if source.case.op not in _SUITS:
+        return heavy.weight(source, name, shape, form)
+    stream, alone = source.stream(name), source.case.op == "dequantize"
+    if isinstance(form, str):
+        entry = get(form)
+        exponents = _in_turn(
+            stream, (*shape[:-1], 1), entry.minimum_exponent, entry.maximum_exponent - 8
+        )
+        return plain(stream.normal(shape) * power_of_two(exponents), form)
+    scales = randn.scale_shape(shape, form)
+    codes = _codes(stream, shape, form, finite=not alone)
+    stored = _scales(stream, scales if alone else (*scales[:-1], 1), form)
+    overall = None
+    if form.global_scale:
+        exponents = stream.substream("global").integers(shape[:-2], -4, 4)
+        overall = (1.25 * power_of_two(exponents)).float()
+    return Blocks(codes, stored.expand(scales).contiguous(), form, overall)
+
+
+def _codes(
+    stream: Stream, shape: tuple[int, ...], form: BlockFormat, *, finite: bool
+) -> torch.Tensor:
+    """Codes of a block format, each as likely; 0 for those of NaN and Inf, if so."""
+    entry = get(form.element)
+    low = -(1 << (entry.bits - 1)) if entry.kind == "integer" else 0
+    codes = stream.integers(shape, low, low + (1 << entry.bits) - 1).to(entry.storage)
+    if not finite:
+        return codes
+    return codes.masked_fill(~decode(codes, form.element).isfinite(), 0)
+
+
+def _scales(stream: Stream, shape: tuple[int, ...], form: BlockFormat) -> torch.Tensor:
+    """Bytes in turn, no negative one of E4M3; for a float every exponent it has."""
+    stream = stream.substream("scales")
+    if form.scale in ("e8m0", "e4m3"):
+        last = 255 if form.scale == "e8m0" else 127
+        return _in_turn(stream, shape, 0, last).to(torch.uint8)
+    entry = get(form.scale)
+    exponents = _in_turn(stream, shape, entry.minimum_exponent, entry.maximum_exponent)
+    significands = 1.0 + stream.dyadic(shape).abs()
+    return plain(power_of_two(exponents) * significands, form.scale)
+
+
+def _in_turn(
+    stream: Stream, shape: tuple[int, ...], low: int, high: int
+) -> torch.Tensor:
+    """Integers of low..high: all of them, shuffled, before one comes again."""
+    order = stream.substream("order").permutations(1, high - low + 1)[0]
+    count = torch.Size(shape).numel()
+    return low + order[torch.arange(count) % len(order)].reshape(shape)
+
+
+REGIME = replace(
+    randn.REGIME,
+    name="codes",
+    about="every code and every scale byte, the first, the last and NaN among them",
+    bug="bytes decoded wrongly: 0 as zero, NaN as a number, one scale for all experts",
+    tokens=tokens,
+    weight=weight,
+    suits=_SUITS,
+)
