@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from oracle.params import Blocks, Params
     from oracle.spec import Activation, BlockFormat, Layer, Routing, Shared
     from oracle.trace import TAPS, Tap, Trace
+    from refmoe.supports import Supports
 
 __all__ = [
     "Layer", "Routing", "Activation", "Shared", "BlockFormat",
     "Params", "Blocks",
     "Numerics", "Elementary", "PRESETS", "ulps",
     "Tap", "Trace", "TAPS",
+    "Supports",
 ]  # fmt: skip
 
 _HOME = Path(__file__).resolve().parent.parent
@@ -33,13 +35,18 @@ if Path(oracle.__file__ or "").resolve().parent.parent != _HOME:
         "imported; remove or rename the other one"
     )
 
+_MODULES = (
+    "oracle.spec", "oracle.numerics", "oracle.params", "oracle.trace",
+    "refmoe.supports",
+)  # fmt: skip
+
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """The public name from the module of the oracle that defines it."""
+        """The public name from the module that defines it."""
         if name in __all__:
-            for module in ("spec", "numerics", "params", "trace"):
-                found = getattr(import_module(f"oracle.{module}"), name, None)
+            for module in _MODULES:
+                found = getattr(import_module(module), name, None)
                 if found is not None:
                     globals()[name] = found
                     return found

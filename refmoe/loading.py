@@ -15,10 +15,11 @@ from oracle.numerics import PRESETS, Numerics
 from oracle.trace import TAPS
 from refmoe.port import ATTRIBUTES, Port, accepts
 from refmoe.protocol import OPS, Op, suggestion
+from refmoe.supports import Supports, supports_of
 
 #: Keywords that every op may have.
 _KEYWORDS = ("out", "taps", "tactic")
-_FUNCTIONS = ("declares", "prepare", "supports", "workspace", "tactics")
+_FUNCTIONS = ("declares", "prepare", "workspace", "tactics")
 _FLAGS = ("stable", "deterministic", "graph_safe", "batch_invariant")
 
 
@@ -64,8 +65,8 @@ def port_of(value: Any, name: str | None = None) -> Port:
 
     A function implements the op that bears its name.
 
-    Raises ValueError if it offers no op, or misspells an op or an attribute; TypeError
-    if an attribute has the wrong type.
+    Raises ValueError if it offers no op, misspells an op or an attribute, or its
+    `supports` names what there is not; TypeError if an attribute has the wrong type.
     """
     if isinstance(value, Port):
         return value
@@ -83,6 +84,8 @@ def port_of(value: Any, name: str | None = None) -> Port:
         _check_call(name, OPS[op], function)
     attributes = {key: found[key] for key in ATTRIBUTES if key in found}
     _check_types(name, attributes)
+    if isinstance(attributes.get("supports"), Mapping | Supports):
+        attributes["supports"] = supports_of(attributes["supports"])
     numerics = attributes.get("numerics")
     if isinstance(numerics, str):
         if numerics not in PRESETS:
@@ -210,6 +213,12 @@ def _check_types(name: str, attributes: Mapping[str, Any]) -> None:
     for key, value in attributes.items():
         if key in _FUNCTIONS and not callable(value):
             raise wrong(key, "a function")
+        if key == "supports" and not (
+            callable(value) or isinstance(value, Mapping | Supports)
+        ):
+            raise wrong(key, "a refmoe.Supports, its fields by name, or a function")
+        if key == "alignment" and (not isinstance(value, int) or value < 1):
+            raise wrong(key, "a number of bytes from 1 on")
         if key in _FLAGS and not isinstance(value, bool):
             raise wrong(key, "True or False")
         if key == "numerics" and not isinstance(value, Numerics | str):

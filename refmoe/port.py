@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from oracle.numerics import PRESETS, Numerics
 from oracle.spec import Layer
 from refmoe.case import Case
+from refmoe.supports import Supports
 
 #: Every attribute of a port beside its ops, with what it holds.
 ATTRIBUTES: dict[str, str] = {
@@ -21,7 +23,8 @@ ATTRIBUTES: dict[str, str] = {
     "numerics": "Numerics, or the name of a preset: the declared arithmetic",
     "declares": "function (layer) -> (Layer, Numerics): what it computes for a model",
     "prepare": "function (params, layer): repacks weights once, untimed",
-    "supports": "function (case) -> True, False, or a str that says why not",
+    "supports": "Supports, its fields by name, or a function (case) -> True, False, or "
+    "a str that says why not",
     "workspace": "function (case): scratch memory",
     "tactics": "function (case) -> tactics; each is judged, passed as `tactic=`",
     "layouts": "mapping: layouts of inputs and outputs",
@@ -59,12 +62,17 @@ class Port:
         return str(self.get("device", default))
 
     def tactics(self, case: Case) -> tuple[Any, ...]:
-        """The ways in which the port may run the case's op; (None,) if only one."""
+        """The ways in which the port may run the case's op; (None,) if only one.
+
+        A case that names a tactic has only that one; () where the port has no such.
+        """
         offered = self.get("tactics")
         function = self.ops.get(case.op)
         if offered is None or function is None or not accepts(function, "tactic"):
-            return (None,)
-        return tuple(offered(case)) or (None,)
+            return (None,) if case.tactic is None else ()
+        if case.tactic is None:
+            return tuple(offered(case)) or (None,)
+        return tuple(one for one in offered(case) if spelt(one) == case.tactic)
 
     def definition(self, layer: Layer) -> tuple[Layer, Numerics]:
         """What the port says it computes for `layer`, and in which arithmetic.
@@ -100,10 +108,25 @@ class Port:
         supports = self.get("supports")
         if supports is None:
             return None
+        if isinstance(supports, Supports):
+            return supports.reason(case, _arch_of(self.device))
         answer = supports(case)
         if answer is None or answer is True:
             return None
         return answer if isinstance(answer, str) and answer else "supports() is False"
+
+
+def spelt(tactic: object) -> str:
+    """A tactic as one word of a case."""
+    return re.sub(r"[^A-Za-z0-9_.:+/-]+", "_", str(tactic)).strip("_") or "_"
+
+
+def _arch_of(device: str) -> str | None:
+    """The architecture of a GPU, like sm_90; None of a CPU, or of no GPU here."""
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
 
 
 def accepts(function: Callable[..., Any], keyword: str) -> bool:

@@ -7,16 +7,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from oracle.numerics import Numerics
+from oracle.numerics import PRESETS, Numerics
 from oracle.spec import Layer
 from refmoe.case import Case, elements
 from refmoe.declarations import others
 from refmoe.judge import Judgement, judge
 from refmoe.plan import Cell, cases, plain
-from refmoe.port import Port
+from refmoe.port import Port, spelt
 from refmoe.problem import Problem, build
 from refmoe.protocol import OPS
 from refmoe.runner import run
+from refmoe.supports import Supports
 from refmoe.verdict import Finding, Kind, Verdict
 
 
@@ -103,6 +104,12 @@ class Verifier:
             log = f"{type(error).__name__}: {error}"
             crash = Judgement(Verdict(Kind.CRASHED, detail=log))
             return Record(port.name, cell, str(case), (), crash, 0.0, log=log)
+        if not tactics:
+            reason = f"the port offers no tactic {case.tactic} for this case"
+            none = Judgement(Verdict(Kind.UNSUPPORTED, detail=reason))
+            return Record(port.name, cell, str(case), (), none, 0.0, log=reason)
+        if case.numerics is not None:
+            numerics = PRESETS[case.numerics]
         problem = problem.but(numerics=numerics)
         records = [
             self._check(port, cell, problem, layer, tactic) for tactic in tactics
@@ -115,6 +122,8 @@ class Verifier:
         """One tactic, judged against `layer`, which the port declares."""
         start = time.perf_counter()
         case, numerics = problem.case, problem.numerics
+        if tactic is not None:
+            case = case.but(tactic=spelt(tactic))
         outcome = run(port, problem, tactic)
         key = (port.name, case.op, numerics, layer.activations, layer.dtype)
         known = self.open.get(key)
@@ -159,8 +168,9 @@ def schedule(
 ) -> Iterator[tuple[Port, Cell, Case]]:
     """Every (port, cell, case): the first case of all cells, then the second ...
 
-    Where a port declares that it does not support a model's block formats but the same
-    layer in plain types, that takes the case's place.
+    Sizes are fitted to what a port supports. Where it declares that it does not support
+    a model's block formats but the same layer in plain types, that takes the case's
+    place.
     """
     drawn = [(cell, list(cases(cell, count, seed))) for cell in cells]
     for number in range(count):
@@ -171,6 +181,9 @@ def schedule(
 
 
 def _supported(port: Port, case: Case) -> Case:
+    supports = port.get("supports")
+    if isinstance(supports, Supports):
+        case = supports.fitted(case)
     if not OPS[case.op].layered or not _declines(port, case):
         return case
     other = plain(case)

@@ -26,9 +26,10 @@ ROOMS = {
         models scalar vectors
     """.split(),
     "refmoe": """
-        verdict protocol generator case parse dimensions views ranks port loading regimes problem results
-        compare stages reference declarations guard worker runner judge laws
-        strategies shrink diagnose identify
+        verdict protocol generator case parse dimensions views ranks supports port
+        loading regimes problem results compare vacuity
+        stages reference judged evidence declarations
+        guard worker runner judge laws strategies shrink diagnose identify
         plan verify campaign score bench exchange expected report plugin cli
         conformance __main__
     """.split(),

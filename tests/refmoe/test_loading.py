@@ -117,7 +117,7 @@ UNFIT = [
     ({"moe": moe, "stable": "yes"}, "stable='yes' is a str; give True or False"),
     ({"moe": moe, "numerics": 3}, "numerics=3 is a int; give a refmoe.Numerics"),
     ({"moe": moe, "taps": "ids"}, "taps='ids' is a str; give a tuple of names"),
-    ({"moe": moe, "supports": True}, "supports=True is a bool; give a function"),
+    ({"moe": moe, "supports": True}, "supports=True is a bool; give a refmoe.Supports"),
 ]
 
 
