@@ -11,9 +11,9 @@ from typing import Any
 
 _PORT = (
     "activate", "alignment", "batch_invariant", "combine", "declares", "dequantize",
-    "deterministic", "device", "grouped_quantize", "name", "numerics", "omni_experts",
-    "omni_route", "omni_route_backward", "permute", "quantize", "route", "stable",
-    "supports",
+    "deterministic", "device", "experts", "grouped_gemm", "grouped_quantize", "moe",
+    "name", "numerics", "omni_experts", "omni_route", "omni_route_backward", "permute",
+    "quantize", "route", "stable", "supports", "tactics",
 )  # fmt: skip
 
 

@@ -162,8 +162,8 @@ __device__ __forceinline__ i64 offset_128x4(i64 m, i64 k, i64 across) {
 }
 
 // The expert whose range offsets[e]..offsets[e + 1] holds `row`; `experts` if none does.
-template <class Index>
-__device__ __forceinline__ int expert_of(i64 row, const Index* offsets, int experts) {
+template <class Offsets>
+__device__ __forceinline__ int expert_of(i64 row, Offsets offsets, int experts) {
   int low = 0, high = experts;  // the first e with offsets[e + 1] > row lies in low..high
   while (low < high) {
     const int middle = (low + high) / 2;

@@ -22,6 +22,8 @@ def instances() -> dict[str, tuple[str, ...]]:
         "quantize.cu": _quantize(),
         "dequantize.cu": _dequantize(),
         "grouped.cu": _grouped(),
+        "grouped_gemm.cu": tuple(f"gemm_naive<{curve}>" for curve in _COMMON),
+        "rows.cu": _rows(),
         "permute.cu": _permute(),
         "combine.cu": _combine(),
         "activation.cu": _activation(),
@@ -125,6 +127,11 @@ def _grouped() -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _rows() -> tuple[str, ...]:
+    pairs = ((t, out) for t in _TYPES for out in dict.fromkeys((t, "fp32")))
+    return ("sigmoid_values", *(f"weigh_rows<{t}, {out}>" for t, out in pairs))
+
+
 def _permute() -> tuple[str, ...]:
     by_id = (
         "permute_naive",
@@ -176,6 +183,8 @@ def _route() -> tuple[str, ...]:
     )
 
 
+#: What follows a GEMM in the models that are most in use.
+_COMMON = ("kPlain", "kSwiglu")
 _LOGITS = ("fp32, fp32", "bf16, fp32", "bf16, bf16", "fp16, fp16")
 
 

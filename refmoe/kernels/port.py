@@ -8,9 +8,12 @@ from oracle.blocks import preset
 from oracle.numerics import Numerics
 from oracle.spec import BlockFormat, Layer
 from refmoe.kernels.launchers.activate import activate
+from refmoe.kernels.launchers.backends import grouped_gemm, names
 from refmoe.kernels.launchers.combine import combine
 from refmoe.kernels.launchers.dequantize import dequantize
+from refmoe.kernels.launchers.experts import experts
 from refmoe.kernels.launchers.grouped import grouped_quantize
+from refmoe.kernels.launchers.moe import moe
 from refmoe.kernels.launchers.omni import (
     omni_experts,
     omni_route,
@@ -22,9 +25,9 @@ from refmoe.kernels.launchers.route import route
 
 __all__ = [
     "activate", "alignment", "batch_invariant", "combine", "declares", "dequantize",
-    "deterministic", "device", "grouped_quantize", "name", "numerics", "omni_experts",
-    "omni_route", "omni_route_backward", "permute", "quantize", "route", "stable",
-    "supports",
+    "deterministic", "device", "experts", "grouped_gemm", "grouped_quantize", "moe",
+    "name", "numerics", "omni_experts", "omni_route", "omni_route_backward", "permute",
+    "quantize", "route", "stable", "supports", "tactics",
 ]  # fmt: skip
 
 name = "refmoe.kernels"
@@ -39,6 +42,11 @@ numerics = Numerics(combine_order="slot")
 def declares(layer: Layer) -> tuple[Layer, Numerics]:
     """The layer as it is; the intermediate has the layer's type."""
     return layer, numerics.but(intermediate=layer.dtype)
+
+
+def tactics(case: Any) -> tuple[str, ...]:
+    """The GEMM backends, where an op multiplies."""
+    return names() if case.op in ("grouped_gemm", "experts", "moe") else ()
 
 
 def supports(case: Any) -> bool | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ CURVES = {
     "softcap": "kSoftcap", "silu": "kSilu", "gelu_erf": "kGeluErf", "relu2": "kRelu2",
     "identity": "kIdentity",
 }  # fmt: skip
-#: struct Parameters of activation.cu.
+#: struct Parameters of activation.cuh.
 _PARAMETERS = np.dtype(
     [(name, "u8") for name in ("alphas", "betas", "limits")]
     + [(name, "f4") for name in ("alpha", "beta", "limit", "gate_cap", "up_cap")]
@@ -166,12 +167,19 @@ class _Call:
             )
         if weights is not None:
             check("activate", "weights", weights, (torch.float32,), (rows,), device)
-        pointers = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
-        values = (
-            *pointers, activation.alpha, activation.beta, activation.limit or 0.0,
-            activation.gate_cap, activation.up_cap, int(activation.clamp == "after"),
-        )  # fmt: skip
         width = columns // 2 if activation.gated else columns
         index = "i64" if expert is None else IDS[expert.dtype]
-        struct = np.array([values], _PARAMETERS)
+        struct = parameters_struct(activation, tensors)
         return cls(width, CURVES[activation.kind], index, struct)
+
+
+def parameters_struct(
+    activation: Activation, tensors: Sequence[torch.Tensor | None]
+) -> Struct:
+    """struct Parameters: the activation's constants, and alpha, beta, limit f32[E]."""
+    pointers = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+    values = (
+        *pointers, activation.alpha, activation.beta, activation.limit or 0.0,
+        activation.gate_cap, activation.up_cap, int(activation.clamp == "after"),
+    )  # fmt: skip
+    return np.array([values], _PARAMETERS)

@@ -1,0 +1,68 @@
+"""Who multiplies: the GEMMs of the experts behind one small protocol.
+
+A backend is a function from a `Gemm` to its result. Any function of that form plugs in;
+those here go by name, which the ops take as `tactic`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from refmoe.kernels.launchers.gemm import Gemm, naive
+
+
+class Backend(Protocol):
+    """Does one grouped GEMM, with its bias, activation and weights.
+
+    Raises ValueError for a GEMM that it does not take.
+    """
+
+    def __call__(self, gemm: Gemm, /) -> torch.Tensor: ...
+
+
+_BACKENDS: dict[str, Backend] = {"naive": naive}
+
+
+def names() -> tuple[str, ...]:
+    """Every backend by name."""
+    return tuple(_BACKENDS)
+
+
+def backend(name: str | None) -> Backend:
+    """The backend called `name`, the kernels' own choice where None.
+
+    Raises ValueError listing them all.
+    """
+    if name is None:
+        return naive
+    try:
+        return _BACKENDS[name]
+    except KeyError:
+        raise ValueError(
+            f"backend: there is no {name!r}; there are {', '.join(_BACKENDS)}"
+        ) from None
+
+
+def grouped_gemm(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    offsets: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    tactic: str | None = None,
+) -> torch.Tensor:
+    """y[r] = x[r] weights[e]^T (+ bias[e]) for the rows r of each expert e, [R, N].
+
+    Shapes: x: f[R, K] or Blocks; weights: f[E, N, K] or Blocks; offsets: i32 or i64
+    [E + 1] -> `dtype`, x's where None (bf16 for Blocks)
+
+    Rows past offsets[E] become 0.
+
+    Raises TypeError and ValueError for operands that do not fit.
+    """
+    if dtype is None:
+        dtype = x.dtype if isinstance(x, torch.Tensor) else torch.bfloat16
+    return backend(tactic)(Gemm(x, weights, offsets, dtype, bias=bias))

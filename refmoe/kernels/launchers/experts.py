@@ -1,0 +1,171 @@
+"""The experts between routing and combine: rows prepared, two GEMMs, and the sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from oracle.params import Params
+from oracle.spec import BlockFormat, Layer
+from refmoe.kernels.launch import Kernel, blocks_for, check
+from refmoe.kernels.launchers.backends import Backend, backend
+from refmoe.kernels.launchers.combine import combine_rows
+from refmoe.kernels.launchers.formats import TYPES
+from refmoe.kernels.launchers.gemm import Gemm
+from refmoe.kernels.launchers.operands import Matrix
+from refmoe.kernels.launchers.permute import IDS, Sorted, sort_slots
+from refmoe.kernels.launchers.prepare import Prepared, canonical
+from refmoe.kernels.launchers.quantize import quantize
+
+#: The torch types of the names that a layer uses.
+DTYPES = {name: dtype for dtype, name in TYPES.items()}
+Local = tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the first GEMM reads: x itself through the slots, or rows of their own.
+
+    Shapes: x: [T, H] and slots i32[P], or x: [P, H] and slots None
+    """
+
+    x: Matrix
+    slots: torch.Tensor | None
+
+
+def experts(
+    x: torch.Tensor,
+    ids: torch.Tensor,
+    weights: torch.Tensor,
+    params: Params,
+    layer: Layer,
+    *,
+    prepared: Prepared | None = None,
+    local: Local = None,
+    tactic: str | None = None,
+) -> torch.Tensor:
+    """The weighted sum of the chosen experts' MLPs, [T, H] of the layer's type.
+
+    Shapes: x: f[T, H]; ids: i32 or i64 [T, k]; weights: f[T, k]
+
+    Ids outside `local` (None: all experts) contribute nothing; `params` holds the local
+    experts. Identity experts are added by the rank that starts at 0. `tactic` names the
+    GEMM backend (`backends.names`).
+
+    Raises TypeError and ValueError for tensors and layers that do not fit.
+    """
+    gemm = backend(tactic)
+    made, down = expert_rows(x, ids, weights, params, layer, prepared, local, gemm)
+    return combined(x, ids, weights, made, down, layer, local)
+
+
+def expert_rows(
+    x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, params: Params,
+    layer: Layer, prepared: Prepared | None, local: Local, gemm: Backend,
+) -> tuple[Sorted, torch.Tensor]:  # fmt: skip
+    """The slots by expert, and each row's output before it is weighted, f32[P, H]."""
+    _check(x, ids, weights, params, layer, local)
+    prepared = prepared or canonical(params)
+    weights = weights.float()
+    made = sort_slots(ids, layer.experts, local=local)
+    rows = prepared_rows(x, weights, made, params, layer)
+    hidden = intermediate(rows, made, weights, params, layer, prepared, gemm)
+    seen: Matrix = hidden
+    if isinstance(layer.requantize, BlockFormat):
+        seen = quantize(
+            hidden, finite(layer.requantize), global_scale=params.intermediate_scale
+        )
+    down = Gemm(
+        seen, prepared.down, made.starts, torch.float32, bias=prepared.down_bias,
+        columns=layer.hidden,
+    )  # fmt: skip
+    return made, gemm(down)
+
+
+def prepared_rows(
+    x: torch.Tensor, weights: torch.Tensor, made: Sorted, params: Params, layer: Layer
+) -> Rows:
+    """x in the type or the block format that the first GEMM takes, weighted if so."""
+    form = layer.activations
+    if layer.weight_on != "input":
+        if isinstance(form, BlockFormat):
+            return Rows(quantize(x, finite(form), global_scale=params.x_scale),
+                        made.rows)  # fmt: skip
+        return Rows(x.to(DTYPES[form]), made.rows)
+    plain = isinstance(form, str)
+    dtype = DTYPES[form] if isinstance(form, str) else torch.float32
+    rows = torch.empty((len(made.rows), x.shape[1]), dtype=dtype, device=x.device)
+    names = f"{TYPES[x.dtype]}, {TYPES[dtype]}"
+    Kernel("rows.cu", f"weigh_rows<{names}>")(
+        (len(rows), blocks_for(x.shape[1], 128)), 128, x, made.rows,
+        np.int32(weights.numel()), np.int32(weights.shape[1]), weights, rows,
+        x.shape[1], device=x.device,
+    )  # fmt: skip
+    if plain:
+        return Rows(rows, None)
+    assert isinstance(form, BlockFormat)
+    return Rows(quantize(rows, finite(form), global_scale=params.x_scale), None)
+
+
+def intermediate(
+    rows: Rows, made: Sorted, weights: torch.Tensor, params: Params, layer: Layer,
+    prepared: Prepared, gemm: Backend,
+) -> torch.Tensor:  # fmt: skip
+    """GEMM1, bias, activation and, where the layer weights it, the weight: [P, I]."""
+    weighted = layer.weight_on == "intermediate"
+    return gemm(
+        Gemm(
+            rows.x, prepared.gate_up, made.starts, DTYPES[layer.dtype],
+            slots=rows.slots, choices=weights.shape[1], bias=prepared.gate_up_bias,
+            weights=weights if weighted else None, activation=layer.activation,
+            constants=params, columns=layer.intermediate,
+        )
+    )  # fmt: skip
+
+
+def combined(
+    x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, made: Sorted,
+    down: torch.Tensor, layer: Layer, local: Local, *,
+    shared: torch.Tensor | None = None, gate: torch.Tensor | None = None,
+    factor: float = 1.0,
+) -> torch.Tensor:  # fmt: skip
+    """The rows weighted and added, the routed scale, and what joins once: [T, H]."""
+    routing = layer.routing
+    identity = None
+    if routing.zero_experts and (local is None or local[0] == 0):
+        identity = (ids.int(), x.to(down.dtype), layer.experts)
+    return combine_rows(
+        down, made.inverse, weights if layer.weight_on == "output" else None,
+        scale=routing.scale if routing.scale_on == "sum" else 1.0, shared=shared,
+        gate=gate, factor=factor, identity=identity, dtype=DTYPES[layer.dtype],
+    )  # fmt: skip
+
+
+def finite(format: BlockFormat) -> BlockFormat:
+    """The format inside a layer, where NaN and Inf propagate instead of an error."""
+    if format.nonfinite == "error":
+        return replace(format, nonfinite="propagate")
+    return format
+
+
+def _check(
+    x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, params: Params,
+    layer: Layer, local: Local,
+) -> None:  # fmt: skip
+    check("experts", "x", x, tuple(TYPES), (None, layer.hidden))
+    tokens = len(x)
+    check("experts", "ids", ids, tuple(IDS), (tokens, None), x.device)
+    check("experts", "weights", weights, tuple(TYPES), tuple(ids.shape), x.device)
+    if layer.dtype not in DTYPES:
+        raise ValueError(
+            f"experts: dtype={layer.dtype!r}; the kernels compute in fp32, take fp32, "
+            "bf16 or fp16"
+        )
+    params.check(layer, experts=None if local is None else local[1] - local[0])
+    if layer.routing.zero_experts and layer.weight_on != "output":
+        raise ValueError(
+            f"experts: identity experts take their weight on the output, not on the "
+            f"{layer.weight_on}; use weight_on='output'"
+        )

@@ -1,0 +1,127 @@
+"""Experts and whole layers: every format of weights and activations, judged; ranks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from oracle.params import Params, Streamed
+from oracle.shard import expert_parallel
+from oracle.spec import Layer, Routing, Shared
+from refmoe.kernels.launchers.experts import experts
+from refmoe.kernels.launchers.moe import moe
+from refmoe.loading import load
+from refmoe.parse import parse
+from refmoe.problem import build
+from refmoe.verdict import Kind
+from refmoe.verify import Verifier
+
+RIGHT = (Kind.BIT_EQUAL, Kind.WITHIN, Kind.AMBIGUOUS)
+SIZES = "T=9 H=128 I=128 E=6 k=2"
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Verifier:
+    return Verifier()
+
+
+@pytest.mark.parametrize("regime", ["randn", "exact"])
+@pytest.mark.parametrize(
+    "formats",
+    [
+        ("fp16",) * 3, ("fp32",) * 3,
+        ("int8_channel", "int8_token", "int8_token"),
+        ("mxfp8_e4m3", "mxfp8_e4m3", "mxfp8_e4m3"),
+        ("mxfp4", "mxfp8_e4m3", "mxfp8_e4m3"),
+        ("mxfp4", "bf16", "bf16"),
+        ("fp8_block_128", "fp8_group_128", "fp8_group_128"),
+        ("nvfp4", "nvfp4", "nvfp4"),
+        ("fp8_channel", "fp8_tensor", "fp8_tensor"),
+    ],
+    ids=lambda formats: "-".join(dict.fromkeys(formats)),
+)  # fmt: skip
+def test_experts_are_right_in_every_format(
+    formats: tuple[str, str, str], regime: str, verifier: Verifier, host_compiler: str
+) -> None:
+    weights, activations, requantize = formats
+    plain = weights in ("fp16", "fp32")
+    line = (
+        f"experts {SIZES} dtype={weights if plain else 'bf16'} weights={weights} "
+        f"activations={activations} requantize={requantize} regime={regime} seed=3"
+    )
+    record = verifier.check(load("refmoe.kernels.emulated"), parse(line))
+    assert record.kind in RIGHT, record.log
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "moe model=llama-4-scout T=5 H=64 I=32 E=4 k=1 regime=randn seed=1",
+        "moe model=qwen2-moe-a2.7b T=5 H=64 I=32 E=4 k=2 shared.intermediate=64 "
+        "regime=randn seed=1",
+        "moe model=inkling T=5 H=64 I=32 E=4 k=2 shared.intermediate=64 regime=randn "
+        "seed=1",
+        "moe model=longcat-flash T=5 H=64 I=32 E=4 k=2 routing.zero_experts=3 "
+        "regime=randn seed=1",
+        "moe model=minimax-m3 T=5 H=64 I=32 E=4 k=2 shared.intermediate=32 "
+        "regime=randn seed=1",
+        "moe model=deepseek-v4-flash T=5 H=128 I=128 E=4 k=2 shared.intermediate=128 "
+        "regime=randn seed=1",
+    ],
+    ids=lambda line: line.split()[1],
+)
+def test_moe_is_right_for_odd_models(
+    line: str, verifier: Verifier, host_compiler: str
+) -> None:
+    record = verifier.check(load("refmoe.kernels.emulated"), parse(line))
+    assert record.kind in RIGHT, record.log
+
+
+def test_moe_of_all_ranks_adds_up(emulated: None) -> None:
+    """Catches a shared or identity expert that every rank adds, and global ids."""
+    line = (
+        "moe model=longcat-flash T=5 H=32 I=32 E=5 k=2 routing.zero_experts=3 "
+        "dtype=fp32 weights=fp32 activations=fp32 requantize=fp32 "
+        "shared.intermediate=32 regime=exact seed=2"
+    )
+    problem = build(parse(line))
+    x, logits = problem.inputs["x"], problem.inputs["logits"]
+    whole = moe(x, logits, problem.params, problem.layer)
+    parts = [
+        moe(x, logits, shard.params, problem.layer, local=shard.local)
+        for shard in expert_parallel(problem.layer, problem.params, 3)
+    ]
+    assert torch.equal(sum(parts[1:], parts[0]), whole)
+
+
+LAYER = Layer(8, 8, 4, 2, dtype="fp32", weights="fp32", activations="fp32")
+PARAMS = Params(torch.zeros(4, 16, 8), torch.zeros(4, 8, 8))
+X, IDS, WEIGHTS = torch.zeros(3, 8), torch.zeros(3, 2).int(), torch.zeros(3, 2)
+STREAMED = Params(
+    Streamed(lambda e: torch.zeros(16, 8), torch.Size((4, 16, 8))), PARAMS.down
+)
+ZERO = Layer(
+    8, 8, 4, 2, dtype="fp32", weight_on="input", routing=Routing(zero_experts=1)
+)
+
+
+@pytest.mark.parametrize(
+    ("layer", "params", "changes", "message"),
+    [
+        (LAYER, PARAMS, {"x": X[:, :4].contiguous()}, "x has shape .* must be"),
+        (LAYER, PARAMS, {"ids": IDS[:2]}, r"ids has shape \(2, 2\); it must be"),
+        (LAYER, PARAMS, {"weights": WEIGHTS[:, :1].contiguous()}, "weights has shape"),
+        (LAYER, PARAMS, {"local": (0, 3)}, "gate_up has shape"),
+        (LAYER, STREAMED, {}, "gate_up is streamed; the kernels need all experts"),
+        (ZERO, PARAMS, {}, "identity experts take their weight on the output"),
+        (Layer(8, 8, 4, 2, dtype="fp64"), PARAMS, {}, "dtype='fp64'; the kernels"),
+        (Layer(8, 8, 4, 2, shared=Shared(8)), PARAMS, {}, "shared_gate_up is missing"),
+    ],
+)  # fmt: skip
+def test_experts_refuse(
+    layer: Layer, params: Params, changes: dict[str, object], message: str,
+    emulated: None,
+) -> None:  # fmt: skip
+    given = {"x": X, "ids": IDS, "weights": WEIGHTS, **changes}
+    with pytest.raises(ValueError, match=message):
+        experts(params=params, layer=layer, **given)  # type: ignore[arg-type]
