@@ -10,16 +10,13 @@ import torch
 
 from oracle.params import Blocks
 from oracle.trace import TAPS
-from refmoe.compare import unravel
+from refmoe.case import Case
+from refmoe.guard import Guards, Launch
 from refmoe.port import Port, accepts
-from refmoe.problem import Problem, move, overwrite, tensors
+from refmoe.problem import Problem, move
 from refmoe.protocol import OPS, Op, suggestion
 from refmoe.results import PLAIN, Expected, as_bytes, expected, violation
 from refmoe.verdict import Outcome
-
-#: Low and high bytes of the elements that buffers for results are filled with: NaN in
-#: every float type, with a payload of its own, since torch's bf16 NaN is all ones.
-POISON = (0xA5, 0xFF)
 
 
 def run(
@@ -28,51 +25,52 @@ def run(
     tactic: Any = None,
     *,
     memory: dict[str, Any] | None = None,
+    guards: Guards | None = None,
 ) -> Outcome:
-    """Call the port's op on fresh copies of the problem's tensors; check the contract.
+    """Call the port's op on fresh copies of the problem's tensors, guarded.
 
     A ValueError or NotImplementedError that gives a reason is a refusal; any other
-    exception is a crash. Arguments are compared with their originals afterwards, bit by
-    bit; an `out=` buffer comes poisoned; shapes and types of the results are checked.
-    `tactic` is one of those that the port offers, passed on where the op takes one.
-    `memory` keeps the tensors by argument; what fits into those of an earlier call is
-    copied there, to the same addresses.
+    exception is a crash. Shapes, types and places of the results are checked, and what
+    the call did to memory (`refmoe.guard`). `tactic` is one of those that the port
+    offers, passed on where the op takes one.
+    `memory` keeps the tensors: a call of the same shapes finds its own at the same
+    addresses. `guards` is what a process keeps from one call to the next.
     """
     case = problem.case
     function = port.ops.get(case.op)
     if function is None:
         return Outcome("missing")
-    device = port.device
     op, want = OPS[case.op], expected(problem)
-    given = {"params": problem.params, **problem.inputs}
-    copies = {name: move(value, device) for name, value in given.items()}
-    if memory is not None:
-        copies = {name: overwrite(memory.get(name), copies[name]) for name in copies}
-        memory.update(copies)
-    exposed: dict[str, Any] = {}
-    buffers = _buffers(function, want, device)
     try:
         reason = port.unsupported(case)
         if reason is not None:
             return Outcome("unsupported", log=reason)
-        with torch.no_grad():
-            result = _call(
-                port, op, function, copies, problem, exposed, buffers, tactic
-            )
-            if device.startswith("cuda"):
-                torch.cuda.synchronize(device)
-    except (ValueError, NotImplementedError) as error:
-        if str(error).strip():
-            return Outcome("refused", log=f"{type(error).__name__}: {error}")
-        return Outcome("crashed", log=_traceback(error))
+        scratch = _workspace(port, function, case)
     except (Exception, SystemExit) as error:
-        return Outcome("crashed", log=_traceback(error))
+        return _failed(error)
+    wanted = want if accepts(function, "out") else {}
+    given = {"params": problem.params, **problem.inputs}
+    kept = {} if memory is None else memory
+    launch = Launch(
+        given, {**wanted, **scratch}, port.device, case.seed, kept.get("launch")
+    )
+    kept["launch"] = launch
+    exposed: dict[str, Any] = {}
+    try:
+        with torch.no_grad():
+            result = _call(port, op, function, problem, launch, exposed, tactic)
+    except (Exception, SystemExit) as error:
+        return _failed(error)
+    buffers = {name: launch.buffers[name] for name in wanted}
     if result is None and buffers:
         result = tuple(buffers.values())
-    outputs, violations = _results(op, result, want)
-    violations += _poison_left(outputs, buffers)
-    violations += _changed(port, given, copies)
+    outputs, violations = _results(op, result, want, port.device)
+    left = (launch.unwritten(key, got) for key, got in outputs.items())
+    violations += [sentence for sentence in left if sentence]
+    violations += launch.violations(tuple(port.get("mutates", ())))
     taps, unknown = _taps(exposed)
+    if guards is not None and memory is None:
+        guards.leave(launch)
     return Outcome("ran", outputs, taps, tuple(violations + unknown))
 
 
@@ -80,14 +78,13 @@ def _call(
     port: Port,
     op: Op,
     function: Callable[..., Any],
-    copies: Mapping[str, Any],
     problem: Problem,
+    launch: Launch,
     exposed: dict[str, Any],
-    buffers: Mapping[str, torch.Tensor],
     tactic: Any,
 ) -> Any:
     offered: dict[str, Any] = {"layer": problem.layer, "top_k": problem.layer.top_k}
-    offered |= copies
+    offered |= launch.arguments
     keywords = {name: offered[name] for name in op.keywords if name in offered}
     if "prepared" in op.keywords and accepts(function, "prepared"):
         prepare = port.get("prepare")
@@ -96,50 +93,55 @@ def _call(
             if prepare
             else None
         )
-    if tactic is not None:
-        keywords["tactic"] = tactic
-    if accepts(function, "taps") and problem.sample is None:
+    if problem.sample is None:
         keywords["taps"] = exposed
+    keywords |= {"tactic": tactic} if tactic is not None else {}
+    buffers = dict(launch.buffers)
+    if "workspace" in buffers:
+        keywords["workspace"] = buffers.pop("workspace")
     if buffers:
-        keywords["out"] = (
-            next(iter(buffers.values()))
-            if len(buffers) == 1
-            else tuple(buffers.values())
-        )
-    keywords = {
-        name: value for name, value in keywords.items() if accepts(function, name)
-    }
-    return function(*(offered[field.name] for field in op.arguments), **keywords)
+        outs = tuple(buffers.values())
+        keywords["out"] = outs[0] if len(outs) == 1 else outs
+    arguments = [offered[field.name] for field in op.arguments]
+    keywords = {key: item for key, item in keywords.items() if accepts(function, key)}
+    with launch.entered():
+        result = function(*arguments, **keywords)
+        if port.device.startswith("cuda"):
+            torch.cuda.synchronize(port.device)
+    return result
 
 
-def _buffers(
-    function: Callable[..., Any], want: Mapping[str, Expected], device: str
-) -> dict[str, torch.Tensor]:
-    """Poisoned buffers for each result, if the function takes `out`."""
-    if not accepts(function, "out"):
+def _workspace(
+    port: Port, function: Callable[..., Any], case: Case
+) -> dict[str, Expected]:
+    """The scratch memory that the port asks for: bytes, or a shape and a type."""
+    ask = port.get("workspace")
+    if ask is None or not accepts(function, "workspace"):
         return {}
-    return {
-        name: _poisoned(item.shape, item.dtypes[0], device)
-        for name, item in want.items()
-    }
+    answer = ask(case)
+    if isinstance(answer, int) and not isinstance(answer, bool) and answer >= 0:
+        return {"workspace": Expected((answer,), (torch.uint8,))}
+    if isinstance(answer, tuple) and len(answer) == 2:
+        shape, dtype = answer
+        if isinstance(shape, tuple | list) and isinstance(dtype, torch.dtype):
+            return {"workspace": Expected(tuple(shape), (dtype,))}
+    raise TypeError(
+        f"port {port.name!r}: workspace(case) returned {answer!r}; return a number of "
+        "bytes, or a shape and a torch.dtype"
+    )
 
 
-def _poisoned(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
-    return _poison(dtype).to(device).repeat(*shape, 1).view(dtype).reshape(shape)
-
-
-def _poison(dtype: torch.dtype) -> torch.Tensor:
-    """The bytes of one poisoned element, little end first."""
-    size = dtype.itemsize
-    high = 2 if size == 8 else 1
-    low, top = POISON
-    return torch.tensor([low] * (size - high) + [top] * high, dtype=torch.uint8)
+def _failed(error: BaseException) -> Outcome:
+    """A refusal, if the exception is one and says why; else a crash."""
+    if isinstance(error, ValueError | NotImplementedError) and str(error).strip():
+        return Outcome("refused", log=f"{type(error).__name__}: {error}")
+    return Outcome("crashed", log=_traceback(error))
 
 
 def _results(
-    op: Op, result: Any, want: Mapping[str, Expected]
+    op: Op, result: Any, want: Mapping[str, Expected], device: str
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Results by tap on the CPU, and what is wrong with their number, shape or type."""
+    """Copies of the results by tap on the CPU, and what breaks the contract."""
     if isinstance(result, Blocks):
         parts = (result.codes, result.scales, result.global_scale)
         result = tuple(part for part in parts if part is not None)
@@ -158,58 +160,26 @@ def _results(
     outputs: dict[str, torch.Tensor] = {}
     violations = []
     for name, got in zip(names, result, strict=False):
-        sentence = violation(name, got, want[name])
+        sentence = violation(name, got, want[name]) or _elsewhere(name, got, device)
         if sentence is None:
-            outputs[name] = as_bytes(want[name].of(got.detach())).cpu()
+            outputs[name] = _copy(want[name].of(got.detach()))
         else:
             violations.append(sentence)
     return outputs, violations
 
 
-def _poison_left(
-    outputs: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]
-) -> list[str]:
-    found = []
-    for name in buffers:
-        got = outputs.get(name)
-        if got is None or not got.is_floating_point():
-            continue
-        poison = _poison(got.dtype)
-        left = (_bytes(got).reshape(*got.shape, len(poison)) == poison).all(-1)
-        if bool(left.any()):
-            index = [int(part) for part in left.nonzero()[0]]
-            found.append(
-                f"{int(left.sum())} elements of {name} were never written, first "
-                f"{index}: the buffer's poison is still there"
-            )
-    return found
+def _elsewhere(name: str, got: torch.Tensor, device: str) -> str | None:
+    """The sentence about a result that is not in the port's memory as plain numbers."""
+    if got.device.type != torch.device(device).type:
+        return f"{name} is on {got.device}; return it on {device}"
+    if got.layout is not torch.strided:
+        return f"{name} is {str(got.layout).removeprefix('torch.')}; return it dense"
+    return None
 
 
-def _changed(
-    port: Port, given: Mapping[str, Any], copies: Mapping[str, Any]
-) -> list[str]:
-    """Arguments whose bits differ after the call, unless declared in `mutates`."""
-    found = []
-    for argument, value in given.items():
-        if argument in port.get("mutates", ()):
-            continue
-        after = tensors(copies[argument], argument)
-        for name, tensor in tensors(value, argument).items():
-            if tensor.device.type == "meta":
-                continue
-            differs = _bytes(after[name].cpu()) != _bytes(tensor)
-            if bool(differs.any()):
-                element = int(differs.nonzero()[0]) // tensor.dtype.itemsize
-                index = list(unravel(element, tensor.shape))
-                found.append(
-                    f"the call changed its argument {name} at {index}; declare "
-                    f"mutates=({argument!r},) if that is meant"
-                )
-    return found
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU that shares nothing with the port."""
+    return as_bytes(tensor.resolve_neg()).to("cpu", copy=True)
 
 
 def _taps(exposed: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -222,7 +192,7 @@ def _taps(exposed: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], list[str
                 f"tap {name} is a {type(tensor).__name__}; expose a plain torch.Tensor"
             )
         else:
-            taps[name] = as_bytes(tensor.detach()).cpu()
+            taps[name] = _copy(tensor.detach())
     return taps, violations
 
 

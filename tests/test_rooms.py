@@ -29,8 +29,8 @@ ROOMS = {
         verdict protocol generator case parse dimensions views ranks supports port
         loading regimes problem results compare vacuity
         stages reference judged evidence declarations
-        guard worker runner judge laws strategies shrink diagnose identify
-        plan verify campaign score bench exchange expected report plugin cli
+        guard runner judge laws worker strategies shrink diagnose identify
+        profiles plan verify campaign score bench exchange expected report plugin cli
         conformance __main__
     """.split(),
 }

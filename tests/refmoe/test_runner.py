@@ -14,7 +14,7 @@ from refmoe.problem import Problem, build
 from refmoe.runner import run
 from refmoe.verdict import Outcome
 
-MOE = build(parse("moe T=3 H=32 I=32 E=4 k=2 weights=mxfp4 seed=5"))
+MOE = build(parse("moe T=3 H=32 I=32 E=4 k=2 weights=mxfp4 seed=6"))
 QUANTIZE = build(parse("quantize T=3 H=64 format=mxfp4 seed=5"))
 
 
