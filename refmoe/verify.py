@@ -11,6 +11,7 @@ from oracle.numerics import PRESETS, Numerics
 from oracle.spec import Layer
 from refmoe.case import Case, elements
 from refmoe.declarations import others
+from refmoe.exhibit import Exhibit
 from refmoe.judge import Judgement, judge
 from refmoe.plan import Cell, cases, plain
 from refmoe.port import Port, spelt
@@ -39,6 +40,7 @@ class Record:
     deviation: Judgement | None = None
     log: str = ""
     tactic: str = ""
+    exhibit: Exhibit | None = None
 
     @property
     def kind(self) -> Kind:
@@ -50,7 +52,7 @@ class Record:
         judgement = self.judgement
         return Finding(
             self.case, self.cell.op, self.port, judgement.verdict, judgement.first,
-            tactic=self.tactic, log=self.log,
+            tactic=self.tactic, log=self.log, exhibit=self.exhibit,
         )  # fmt: skip
 
     def deviating(self) -> Finding | None:

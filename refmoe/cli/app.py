@@ -49,16 +49,31 @@ def verify_command(
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write the certificate here")
     ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write JUnit XML here")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write a page with pictures")
+    ] = None,
+    expected_failures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="known failures, as TOML; see refmoe.expected"
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="one case of each")] = False,
 ) -> None:
     """Judge ports: the table, each finding with its bits, the certificate."""
     from refmoe.cli.commands import Choice, run_verify
+    from refmoe.report.files import Files
 
     choice = Choice(
         tuple(op or ()), tuple(model or ()), tuple(regime or ()), tuple(format_ or ())
     )
     count = 1 if quick else cases
-    raise typer.Exit(run_verify(ports or [], choice, count, seed, json))
+    files = Files(json, junit, html)
+    status = run_verify(ports or [], choice, count, seed, files, expected_failures)
+    raise typer.Exit(status)
 
 
 @app.command()

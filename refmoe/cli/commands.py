@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 from refmoe.case import format_names, model_names, model_of
+from refmoe.expected import read
 from refmoe.loading import load
 from refmoe.parse import LARGEST, parse
 from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, cells
@@ -25,7 +25,7 @@ from refmoe.regimes import REGIMES
 from refmoe.regimes import regime as regime_called
 from refmoe.report import terminal
 from refmoe.report.about import about
-from refmoe.report.certificate import certificate
+from refmoe.report.files import Files
 from refmoe.report.run import Run
 from refmoe.report.text import described
 from refmoe.verify import Verifier, schedule, status, verify
@@ -98,7 +98,12 @@ def chosen_ports(names: Sequence[str]) -> list[Port]:
 
 
 def run_verify(
-    names: Sequence[str], choice: Choice, count: int, seed: int, out: Path | None
+    names: Sequence[str],
+    choice: Choice,
+    count: int,
+    seed: int,
+    files: Files,
+    known: Path | None,
 ) -> int:
     """`refmoe verify`; returns the exit status."""
     # The cases are small: sharing one among threads costs more than it saves.
@@ -107,6 +112,8 @@ def run_verify(
     confined = not choice.regimes
     with usage():
         choice = choice.checked()
+        files.check()
+        expected = [] if known is None else read(known)
         ports = chosen_ports(names)
     grid = cells(
         choice.ops, choice.models, choice.formats, choice.regimes, confined=confined
@@ -117,14 +124,13 @@ def run_verify(
     with terminal.progress(console, total) as seen:
         records = verify(ports, grid, count, seed=seed, seen=seen)
     seconds = time.perf_counter() - start
+    run = Run([*map(about, ports)], records, seed, seconds, expected)
     terminal.table(console, records)
-    terminal.show(console, records)
+    terminal.show(console, run)
     terminal.summary(console, records, seconds)
-    if out is not None:
-        document = certificate(Run([*map(about, ports)], records, seed, seconds))
-        with usage():
-            out.write_text(json.dumps(document, indent=1) + "\n")
-    return status(records)
+    with usage():
+        files.write(run)
+    return run.status
 
 
 def run_repro(line: str, names: Sequence[str], large: bool) -> int:
@@ -149,7 +155,7 @@ def run_repro(line: str, names: Sequence[str], large: bool) -> int:
                 f"  {verdict.kind} {described(verdict)}",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
-    terminal.show(console, records)
+    terminal.show(console, Run((), records))
     return status(records)
 
 

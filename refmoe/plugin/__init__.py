@@ -130,14 +130,12 @@ class _Controller:
         """Fail a run that executed too little, or whose known failures are gone."""
         if _SESSION not in self.config.stash:
             return
-        from refmoe.plugin.summary import write
-
         run = self.config.stash[_SESSION]
         if run.problems() and session.exitstatus in (
             pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED
         ):  # fmt: skip
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        write(run)
+        run.files.write(run.run())
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table, the state of known failures, and what fails the whole run."""

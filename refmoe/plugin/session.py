@@ -14,6 +14,7 @@ from refmoe.loading import load, port_of
 from refmoe.plugin.settings import Settings
 from refmoe.port import Port
 from refmoe.report.about import About, about
+from refmoe.report.files import Files
 from refmoe.report.run import Run
 from refmoe.report.text import lines
 from refmoe.verdict import Kind
@@ -26,6 +27,7 @@ class Session:
 
     settings: Settings
     expected: list[Entry]
+    files: Files
     verifier: Verifier = field(default_factory=Verifier)
     ports: dict[str, About] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
@@ -94,14 +96,15 @@ class Session:
 def open_session(settings: Settings) -> Session:
     """A session with the file of known failures read.
 
-    Raises UsageError if that file is malformed.
+    Raises UsageError if that file is malformed, or a report cannot be written.
     """
-    path = settings.expected_failures
+    path, files = settings.expected_failures, Files(settings.json, html=settings.html)
     try:
         entries = [] if path is None else read(path)
+        files.check()
     except (OSError, ValueError) as error:
         raise pytest.UsageError(f"refmoe: {error}") from None
-    return Session(settings, entries)
+    return Session(settings, entries, files)
 
 
 def reconciled(records: Sequence[Record]) -> list[Record]:

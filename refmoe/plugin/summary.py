@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from typing import Any
 
@@ -12,7 +11,6 @@ from rich.console import Console
 from refmoe.plugin.session import Session
 from refmoe.report import terminal
 from refmoe.report.about import versions
-from refmoe.report.certificate import certificate
 
 
 def header(session: Session) -> list[str]:
@@ -40,18 +38,10 @@ def show(session: Session, reporter: Any) -> None:
     # Where no terminal cuts lines, tables stay whole.
     width = reporter._tw.fullwidth if reporter.isatty else 120
     console = Console(file=stream, width=width, force_terminal=reporter.hasmarkup)
-    terminal.table(console, session.records, merged=True)
-    terminal.deviations(console, session.records)
     run = session.run()
-    terminal.expectations(console, run.standings)
+    terminal.table(console, run.records)
+    terminal.aside(console, run)
     terminal.summary(console, run.records, run.seconds)
     reporter.write(stream.getvalue())
     for problem in session.problems():
         reporter.write_line(f"refmoe: {problem}", red=True, bold=True)
-
-
-def write(session: Session) -> None:
-    """The certificate and the page, where they are asked for."""
-    run, settings = session.run(), session.settings
-    if settings.json is not None:
-        settings.json.write_text(json.dumps(certificate(run), indent=1) + "\n")

@@ -48,3 +48,14 @@ class Run:
             return 1
         excused = [record for record in self.records if self.excuse(record)]
         return 0 if excused else status(self.records)
+
+
+def departures(records: Sequence[Record]) -> list[Finding]:
+    """The first deviation of each port, op and subject."""
+    first: dict[tuple[str, str, str], Finding] = {}
+    for record in records:
+        finding = record.deviating()
+        if finding is not None:
+            key = (record.port, record.cell.op, record.cell.subject)
+            first.setdefault(key, finding)
+    return list(first.values())

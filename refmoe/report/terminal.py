@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from refmoe.expected import Standing
 from refmoe.port import Port
 from refmoe.report.about import about
-from refmoe.report.table import Row, rows
+from refmoe.report.run import Run, departures
+from refmoe.report.table import Row, condensed, rows
 from refmoe.report.text import lines
 from refmoe.verdict import Finding, Kind
-from refmoe.verify import Record, findings
+from refmoe.verify import Record
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,8 +78,8 @@ def table(console: Console, records: Sequence[Record], *, merged: bool = False) 
 
     for port in dict.fromkeys(record.port for record in records):
         own = [record for record in records if record.port == port]
-        lines_ = rows(own, merged=merged)
-        ran = [row for row in lines_ if row.not_run < row.cases]
+        lines_ = rows(own)
+        ran = condensed([row for row in lines_ if row.not_run < row.cases])
         console.print(f"\n{port}", style="bold", highlight=False)
         grid = Table(box=None, pad_edge=False, header_style="dim")
         for name in ("op", "of", "regime"):
@@ -92,8 +92,8 @@ def table(console: Console, records: Sequence[Record], *, merged: bool = False) 
             grid.add_row(
                 row.op, row.subject, row.regime, str(row.cases),
                 _count(row.kinds[Kind.BIT_EQUAL]), _count(row.kinds[Kind.WITHIN]),
-                Text(_failed(row), style="bold red"), _count(row.not_run), _error(row),
-                Text(_others(row), style="yellow"),
+                Text(row.failures or "-", style="bold red"), _count(row.not_run),
+                row.error, Text(row.others, style="yellow"),
             )  # fmt: skip
         if ran:
             console.print(grid)
@@ -116,65 +116,30 @@ def _count(number: int) -> str:
     return str(number) if number else "-"
 
 
-def _others(row: Row) -> str:
-    kinds = (Kind.AMBIGUOUS, Kind.UNDECIDED, Kind.SUSPECT, Kind.UNDECLARED)
-    return _named(row, kinds)
-
-
-def _failed(row: Row) -> str:
-    found = [str(row.kinds[Kind.WRONG])] if row.kinds[Kind.WRONG] else []
-    rest = _named(row, (Kind.CRASHED, Kind.HUNG))
-    return ", ".join(found + [rest] * bool(rest)) or "-"
-
-
-def _named(row: Row, kinds: Sequence[Kind]) -> str:
-    found = [f"{row.kinds[kind]} {kind.lower()}" for kind in kinds if row.kinds[kind]]
-    return ", ".join(found)
-
-
-def _error(row: Row) -> str:
-    """Median and largest error / bound of the tap that comes nearest to its bound."""
-    if not row.largest:
-        return ""
-    tap = max(row.largest, key=lambda name: row.largest[name])
-    median = f"{row.median(tap):.2g}, " if row.medians.get(tap) else ""
-    return f"{tap} {median}{row.largest[tap]:.2g}"
-
-
-def show(console: Console, records: Sequence[Record]) -> None:
-    """The worst findings of each port and op, then deviations, apart."""
+def show(console: Console, run: Run) -> None:
+    """The worst findings of each port and op; deviations and known failures apart."""
     shown: Counter[tuple[str, str]] = Counter()
-    found = findings(records)
-    for finding in found:
+    for finding in run.findings:
         shown[finding.port, finding.op] += 1
         if shown[finding.port, finding.op] <= SHOWN:
             _print(console, finding)
     rest = sum(count - SHOWN for count in shown.values() if count > SHOWN)
     if rest:
         console.print(f"... and {rest} findings more; --json FILE keeps all of them")
-    deviations(console, records)
+    aside(console, run)
 
 
-def deviations(console: Console, records: Sequence[Record]) -> None:
-    """The first deviation of each port, op and subject."""
-    first: dict[tuple[str, str, str], Finding] = {}
-    for record in records:
-        departure = record.deviating()
-        if departure is not None:
-            key = (record.port, record.cell.op, record.cell.subject)
-            first.setdefault(key, departure)
+def aside(console: Console, run: Run) -> None:
+    """The first deviation of each port, op and subject; then known failures."""
+    first = departures(run.records)
     if first:
         console.print(
             "\ndeviations: what the port declares, but not what the model defines",
             highlight=False,
         )
-    for departure in first.values():
+    for departure in first:
         _print(console, departure)
-
-
-def expectations(console: Console, found: Sequence[Standing]) -> None:
-    """How the known failures of the author's file came out."""
-    for standing in found:
+    for standing in run.standings:
         if standing.stale:
             text, style = "no longer fails; remove it", "bold red"
         elif standing.used:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from refmoe.expected import Entry
 from refmoe.judge import Judgement
 from refmoe.loading import port_of
 from refmoe.plan import Cell
@@ -17,8 +19,9 @@ from refmoe.report import terminal
 from refmoe.report.about import about
 from refmoe.report.bits import hexadecimal, interval
 from refmoe.report.certificate import certificate
+from refmoe.report.files import Files
 from refmoe.report.run import Run
-from refmoe.report.table import rows
+from refmoe.report.table import condensed, rows
 from refmoe.report.text import described, lines
 from refmoe.verdict import Finding, Kind, Verdict
 from refmoe.verify import Record
@@ -167,6 +170,55 @@ def test_table_names_what_never_ran_and_keeps_failures_apart() -> None:
     assert "1 suspect" in text
 
 
+def test_table_adds_up_the_regimes_that_merely_passed() -> None:
+    """Catches the failing regime that disappears among twenty good ones."""
+    kinds = {"a": Kind.WITHIN, "b": Kind.WRONG, "c": Kind.BIT_EQUAL, "d": Kind.SUSPECT}
+    found = [
+        Record("p", Cell("moe", "m", regime), CASE, (), record(kind).judgement, 0.1)
+        for regime, kind in kinds.items()
+    ]
+    shown = condensed(rows(found))
+    assert [row.regime for row in shown] == ["2 regimes", "b", "d"]
+    assert [row.cases for row in shown] == [2, 1, 1]
+
+
+KNOWN = Entry("why, https://x.org/1", {"regime": "exact"}, (Kind.WRONG,), "k.toml:1")
+
+
+@pytest.mark.parametrize(
+    "kinds, status",
+    [
+        ([Kind.WRONG], 0), ([Kind.WITHIN], 1), ([Kind.CRASHED], 1),
+        ([Kind.WRONG, Kind.HUNG], 1), ([Kind.REFUSED], 3), ([], 3),
+    ],
+)  # fmt: skip
+def test_run_status_excuses_known_failures_that_still_fail(
+    kinds: list[Kind], status: int
+) -> None:
+    assert Run((), [record(kind) for kind in kinds], known=[KNOWN]).status == status
+
+
+@pytest.mark.parametrize(
+    "kind, text",
+    [
+        (Kind.WRONG, "known failure k.toml:1: regime=exact (why, https://x.org/1): "
+         "1 failed as expected"),
+        (Kind.WITHIN, "no longer fails; remove it"),
+        (Kind.REFUSED, "not used: none of its cases ran"),
+    ],
+)  # fmt: skip
+def test_known_failures_are_no_findings_but_are_told(kind: Kind, text: str) -> None:
+    run = Run((), [record(kind)], known=[KNOWN])
+    found = printed(terminal.show, run)
+    assert text in found
+    assert "WRONG" not in found
+
+
+def test_files_that_cannot_be_written_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be written; give a file in a folder"):
+        Files(html=tmp_path / "absent" / "page.html").check()
+
+
 def test_summary_counts_what_was_executed() -> None:
     text = printed(terminal.summary, RECORDS, 2.0).strip()
     assert text == (
@@ -177,7 +229,7 @@ def test_summary_counts_what_was_executed() -> None:
 
 def test_findings_come_with_the_severest_first_and_are_capped() -> None:
     many = [record(Kind.WRONG, float(n)) for n in range(2, 9)]
-    text = printed(terminal.show, [*many, record(Kind.SUSPECT, 0.5, port="s")])
+    text = printed(terminal.show, Run((), [*many, record(Kind.SUSPECT, 0.5, port="s")]))
     shown = [line for line in text.splitlines() if line.startswith("WRONG")]
     assert [line.split("error ")[1] for line in shown] == [
         "8x bound", "7x bound", "6x bound"
@@ -193,7 +245,7 @@ def test_deviations_are_listed_apart_once_for_each_op_and_model() -> None:
                0.1, wrong)
         for of in ("a", "a", "b")
     ]  # fmt: skip
-    text = printed(terminal.show, deviating)
+    text = printed(terminal.show, Run((), deviating))
     assert "deviations: what the port declares, but not what the model defines" in text
     assert text.count("DEVIATION moe[p]") == 2
     assert "WRONG" not in text

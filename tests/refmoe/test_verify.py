@@ -132,6 +132,26 @@ def test_command_verify_writes_the_certificate(ports: str, tmp_path: Path) -> No
     assert "seed=5" in document["cases"][0]["case"]
 
 
+def test_command_verify_writes_reports_and_excuses_known_failures(
+    ports: str, tmp_path: Path
+) -> None:
+    page, suite, known = (tmp_path / name for name in ("p.html", "j.xml", "k.toml"))
+    known.write_text('[[expected]]\nreason = "https://x.org/1"\nop = "moe"\n')
+    files = ("--html", str(page), "--junit", str(suite))
+    judged = ("verify", f"{ports}:wrong", *QUICK, *files)
+    assert run(*judged).exit_code == 1
+    assert "There are failures." in page.read_text()
+    assert "<failure" in suite.read_text()
+    result = run(*judged, "--expected-failures", str(known))
+    assert result.exit_code == 0
+    assert "1 failed as expected" in result.output
+    assert "No failures." in page.read_text()
+    assert "<failure" not in suite.read_text()
+    right = run("verify", ports, *QUICK, "--expected-failures", str(known))
+    assert right.exit_code == 1
+    assert "no longer fails; remove it" in right.output
+
+
 USAGE = [
     (["verify", "no_such_port"], "refmoe: port 'no_such_port': there is no module"),
     (["verify", "json", *QUICK], "refmoe: port 'json' offers no op"),

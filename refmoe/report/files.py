@@ -1,0 +1,37 @@
+"""The files that a run leaves: certificate, JUnit XML, page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from refmoe.report.certificate import certificate
+from refmoe.report.junit import junit
+from refmoe.report.page import page
+from refmoe.report.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where each report goes; None: it is not wanted."""
+
+    json: Path | None = None
+    junit: Path | None = None
+    html: Path | None = None
+
+    def check(self) -> None:
+        """Raise ValueError for a path that cannot be written, before the run starts."""
+        for path in astuple(self):
+            if path is not None and (path.is_dir() or not path.parent.is_dir()):
+                raise ValueError(f"{path} cannot be written; give a file in a folder")
+
+    def write(self, run: Run) -> None:
+        """Write what is wanted."""
+        if self.json is not None:
+            document = json.dumps(certificate(run), indent=1, allow_nan=False)
+            self.json.write_text(document + "\n", encoding="utf-8")
+        if self.junit is not None:
+            self.junit.write_text(junit(run), encoding="utf-8")
+        if self.html is not None:
+            self.html.write_text(page(run), encoding="utf-8")
