@@ -29,7 +29,7 @@ ROOMS = {
         verdict protocol generator case parse dimensions views ranks supports port
         loading regimes problem results compare vacuity
         stages reference judged evidence declarations
-        guard runner judge laws worker strategies shrink diagnose identify
+        guard runner judge exhibit laws worker strategies shrink diagnose identify
         profiles plan verify campaign score bench exchange expected report plugin cli
         conformance __main__
     """.split(),
