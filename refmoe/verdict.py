@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from refmoe.exhibit import Exhibit
+
 
 class Kind(StrEnum):
     """The verdicts, from the best to the worst that a port can get."""
@@ -118,6 +120,8 @@ class Finding:
     cause: str = ""
     tactic: str = ""
     log: str = ""
+    #: Its pictures, where they were asked for.
+    exhibit: Exhibit | None = None
 
 
 def severest(verdicts: tuple[Verdict, ...]) -> Verdict:
