@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from oracle.numerics import PRESETS, Numerics
 from oracle.spec import Layer
@@ -13,12 +14,13 @@ from refmoe.case import Case, elements
 from refmoe.declarations import others
 from refmoe.exhibit import Exhibit
 from refmoe.judge import Judgement, judge
-from refmoe.plan import Cell, cases, plain
+from refmoe.laws import Law, judge_law, launched, law_called
+from refmoe.plan import Cell
 from refmoe.port import Port, spelt
 from refmoe.problem import Problem, build
-from refmoe.protocol import OPS
 from refmoe.runner import run
-from refmoe.supports import Supports
+from refmoe.schedule import heard
+from refmoe.schedule import schedule as schedule
 from refmoe.verdict import Finding, Kind, Verdict
 
 
@@ -97,8 +99,9 @@ class Verifier:
 
         Raises ValueError if the case cannot be built.
         """
-        cell = cell or Cell(case.op, case.model or case.format or "-", case.regime)
-        problem = self.problem(case)
+        regime = case.regime if case.law is None else f"law:{case.law}"
+        cell = cell or Cell(case.op, case.model or case.format or "-", regime)
+        problem = self.problem(case.but(law=None))
         try:
             layer, numerics = port.definition(problem.layer)
             tactics = port.tactics(case)
@@ -113,6 +116,8 @@ class Verifier:
         if case.numerics is not None:
             numerics = PRESETS[case.numerics]
         problem = problem.but(numerics=numerics)
+        if case.law is not None:
+            return self._hear(law_called(case.law), port, cell, problem, layer)
         records = [
             self._check(port, cell, problem, layer, tactic) for tactic in tactics
         ]
@@ -127,10 +132,7 @@ class Verifier:
         if tactic is not None:
             case = case.but(tactic=spelt(tactic))
         outcome = run(port, problem, tactic)
-        key = (port.name, case.op, numerics, layer.activations, layer.dtype)
-        known = self.open.get(key)
-        if known is None:
-            known = others(case.op, layer, numerics)
+        key, known = self._known(port, case, layer, numerics)
         declared, stable = problem.but(layer=layer), bool(port.get("stable", False))
         judgement = judge(declared, outcome, stable=stable, others=known)
         arithmetic = outcome.status == "ran" and not outcome.violations
@@ -146,6 +148,32 @@ class Verifier:
             port.name, cell, str(case), key, judgement, seconds, deviation, outcome.log,
             "" if tactic is None else str(tactic),
         )  # fmt: skip
+
+    def _known(
+        self, port: Port, case: Case, layer: Layer, numerics: Numerics
+    ) -> tuple[tuple[object, ...], dict[str, Numerics]]:
+        """The key of the arithmetics that are still open, and those."""
+        key = (port.name, case.op, numerics, layer.activations, layer.dtype)
+        known = self.open.get(key)
+        return key, others(case.op, layer, numerics) if known is None else known
+
+    def _hear(
+        self, law: Law, port: Port, cell: Cell, problem: Problem, layer: Layer
+    ) -> Record:
+        """One law, in bounds of what the port declares."""
+        start = time.perf_counter()
+        case = problem.case
+        key, known = self._known(port, case, layer, problem.numerics)
+        reason = law.objection(case, port)
+        if reason is None:
+            held = launched(law, port, problem)
+            judgement = judge_law(held, port, problem, others=known)
+            if judgement.verdict.kind is Kind.UNDECLARED:
+                self.open[key] = {name: known[name] for name in judgement.fitting}
+        else:
+            judgement = Judgement(Verdict(Kind.UNSUPPORTED, detail=reason))
+        line, seconds = str(case.but(law=law.name)), time.perf_counter() - start
+        return Record(port.name, cell, line, key, judgement, seconds)
 
     def settled(self, record: Record) -> Record:
         """The record after all cases: UNDECLARED that nothing explains is WRONG."""
@@ -165,53 +193,24 @@ def unexplained(record: Record) -> Record:
     return replace(record, judgement=replace(record.judgement, verdict=verdict))
 
 
-def schedule(
-    ports: Sequence[Port], cells: Sequence[Cell], count: int, seed: int = 0
-) -> Iterator[tuple[Port, Cell, Case]]:
-    """Every (port, cell, case): the first case of all cells, then the second ...
-
-    Sizes are fitted to what a port supports. Where it declares that it does not support
-    a model's block formats but the same layer in plain types, that takes the case's
-    place.
-    """
-    drawn = [(cell, list(cases(cell, count, seed))) for cell in cells]
-    for number in range(count):
-        for port in ports:
-            for cell, members in drawn:
-                if cell.op in port.ops and number < len(members):
-                    yield port, cell, _supported(port, members[number])
-
-
-def _supported(port: Port, case: Case) -> Case:
-    supports = port.get("supports")
-    if isinstance(supports, Supports):
-        case = supports.fitted(case)
-    if not OPS[case.op].layered or not _declines(port, case):
-        return case
-    other = plain(case)
-    return case if _declines(port, other) else other
-
-
-def _declines(port: Port, case: Case) -> bool:
-    try:
-        return port.unsupported(case) is not None
-    except Exception:
-        # The runner meets it again, and reports it as a crash of the port.
-        return False
-
-
 def verify(
     ports: Sequence[Port],
     cells: Sequence[Cell],
     count: int,
     *,
     seed: int = 0,
+    laws: Sequence[Law] = (),
+    hearings: int = 1,
     seen: Callable[[Record], None] = lambda record: None,
 ) -> list[Record]:
-    """Check `count` cases of every cell on every port that has the op; `seen` each."""
+    """Check `count` cases of every cell on every port that has the op; `seen` each.
+
+    Then so many `hearings` of each law on each op of each port.
+    """
     verifier = Verifier()
     records = []
-    for port, cell, case in schedule(ports, cells, count, seed):
+    plan = schedule(ports, cells, count, seed)
+    for port, cell, case in chain(plan, heard(ports, cells, laws, hearings, seed)):
         records.append(verifier.check(port, case, cell))
         seen(records[-1])
     return [verifier.settled(record) for record in records]

@@ -42,6 +42,13 @@ def verify_command(
         list[str] | None,
         typer.Option("--format", help="block format of the quantising ops, or 'all'"),
     ] = None,
+    law: Annotated[
+        list[str] | None,
+        typer.Option(help="only this law, in as many cases; repeatable"),
+    ] = None,
+    no_laws: Annotated[
+        bool, typer.Option("--no-laws", help="no related launches")
+    ] = False,
     cases: Annotated[
         int, typer.Option(min=1, max=10_000, help="cases per op, model and regime")
     ] = 4,
@@ -67,9 +74,12 @@ def verify_command(
     from refmoe.cli.commands import Choice, run_verify
     from refmoe.report.files import Files
 
+    if law and no_laws:
+        raise typer.BadParameter("--law and --no-laws exclude each other")
     choice = Choice(
-        tuple(op or ()), tuple(model or ()), tuple(regime or ()), tuple(format_ or ())
-    )
+        tuple(op or ()), tuple(model or ()), tuple(regime or ()),
+        tuple(format_ or ()), None if no_laws else tuple(law or ()),
+    )  # fmt: skip
     count = 1 if quick else cases
     files = Files(json, junit, html)
     status = run_verify(ports or [], choice, count, seed, files, expected_failures)

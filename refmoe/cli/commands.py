@@ -14,6 +14,7 @@ import torch
 
 from refmoe.case import format_names, model_names, model_of
 from refmoe.expected import read
+from refmoe.laws import LAWS, Law, law_called
 from refmoe.loading import load
 from refmoe.parse import LARGEST, parse
 from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, cells
@@ -28,7 +29,8 @@ from refmoe.report.about import about
 from refmoe.report.files import Files
 from refmoe.report.run import Run
 from refmoe.report.text import described
-from refmoe.verify import Verifier, schedule, status, verify
+from refmoe.schedule import heard, schedule
+from refmoe.verify import Verifier, status, verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Choice:
     models: tuple[str, ...] = ()
     regimes: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
+    #: Named ones are heard alone; None: no law.
+    laws: tuple[str, ...] | None = ()
 
     def checked(self) -> Choice:
         """With every name known and the defaults filled in; raises ValueError."""
@@ -50,9 +54,20 @@ class Choice:
         formats = _all_or(self.formats, format_names(), DEFAULT_FORMATS)
         for name in models:
             model_of(name)
+        for name in self.laws or ():
+            law_called(name)
         return Choice(
-            self.ops or tuple(OPS), models, self.regimes or tuple(REGIMES), formats
-        )
+            self.ops or tuple(OPS), models, self.regimes or tuple(REGIMES), formats,
+            self.laws,
+        )  # fmt: skip
+
+    def hearings(self, count: int) -> tuple[int, tuple[Law, ...], int]:
+        """How many of `count` cases each cell gets, which laws are heard, how often."""
+        if self.laws is None:
+            return count, (), 0
+        if self.laws:
+            return 0, tuple(law_called(name) for name in self.laws), count
+        return count, tuple(LAWS.values()), 1
 
 
 def _all_or(
@@ -118,11 +133,15 @@ def run_verify(
     grid = cells(
         choice.ops, choice.models, choice.formats, choice.regimes, confined=confined
     )
+    count, laws, hearings = choice.hearings(count)
     total = len(list(schedule(ports, grid, count, seed)))
+    total += len(list(heard(ports, grid, laws, hearings, seed)))
     terminal.header(console, ports, total)
     start = time.perf_counter()
     with terminal.progress(console, total) as seen:
-        records = verify(ports, grid, count, seed=seed, seen=seen)
+        records = verify(
+            ports, grid, count, seed=seed, laws=laws, hearings=hearings, seen=seen
+        )
     seconds = time.perf_counter() - start
     run = Run([*map(about, ports)], records, seed, seconds, expected)
     terminal.table(console, records)
@@ -139,6 +158,8 @@ def run_repro(line: str, names: Sequence[str], large: bool) -> int:
     with usage():
         case = parse(line, largest=None if large else LARGEST)
         build(case)
+        if case.law is not None:
+            law_called(case.law)
         ports = [port for port in chosen_ports(names) if names or case.op in port.ops]
     if not ports:
         console.print(f"no default port has the op {case.op}; name a PORT")
@@ -190,5 +211,7 @@ def run_names() -> None:
     for entry in REGIMES.values():
         console.print(f"regime {entry.name}: {entry.about}", highlight=False)
         console.print(f"    shows: {entry.bug}", highlight=False)
+    for law in LAWS.values():
+        console.print(f"law {law.name}: {law.about}", highlight=False)
     console.print(f"models: {' '.join(model_names())}", highlight=False)
     console.print(f"formats: {' '.join(format_names())}", highlight=False)

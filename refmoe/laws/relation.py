@@ -80,9 +80,9 @@ class Law:
 
     `steps` runs where the port is and again, on the recorded outcomes, where they are
     judged: it depends on its arguments and the outcomes alone. `unfit` says why the law
-    has nothing to say about a case on a port, None where it has. No `ops` are all of
-    them. `catches` names an entry of the gallery that no other law catches, `sizes` T,
-    H and I of the cases that a verification runs.
+    has nothing to say about a case of its `ops` (none named: all) on a port. `catches`
+    names an entry of the gallery that no other law catches, `sizes` T, H and I of the
+    cases that a verification runs.
     """
 
     name: str
@@ -92,6 +92,12 @@ class Law:
     unfit: Callable[[Case, Port], str | None]
     catches: str
     sizes: tuple[tuple[int, int, int], ...]
+
+    def objection(self, case: Case, port: Port) -> str | None:
+        """Why the law has nothing to say about a case on a port; None where it has."""
+        if self.ops and case.op not in self.ops:
+            return f"law {self.name} is about {', '.join(self.ops)}, not {case.op}"
+        return self.unfit(case, port)
 
 
 def each(*launches: Launch) -> Generator[Launch, Outcome, list[Outcome]]:
