@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
-from oracle.blocks import dequantize, quantize_tap
-from oracle.blocks.scales import scale_value
+from oracle.blocks import Quantised, dequantize, quantize_tap
+from oracle.blocks.scales import is_power, scale_value
 from oracle.formats import get
-from oracle.numerics import Numerics
+from oracle.numerics import CORRECT, Numerics
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
 from oracle.trace import Tap
@@ -49,21 +50,43 @@ def operand(
     per-tensor scale. The taps are called `name`_codes and `name`_scales.
 
     Quantising what is exact is a contract of bytes and adds no radius; an uncertain
-    value has every scale and code that it may reach. Given bytes are taken as they are.
+    value, or one that is divided approximately, has every scale and code that it may
+    reach. Given bytes are taken as they are.
     Inside a layer a NaN or infinity is no error of the caller: it propagates.
     """
     if format.nonfinite == "error":
         format = replace(format, nonfinite="propagate")
     codes, scales = given.get(f"{name}_codes"), given.get(f"{name}_scales")
+    source: Quantised | None = None
     if codes is not None and scales is not None:
         blocks = Blocks(codes, scales, format, scale)
         seen = exact_blocks(blocks, numerics)
     else:
         assert values is not None
-        blocks, seen = quantize_tap(values, format, global_scale=scale)
+        slack = division_slack(format, numerics)
+        blocks, seen = quantize_tap(values, format, global_scale=scale, slack=slack)
         seen = replace(seen, least_normal=least_normal(blocks, numerics))
+        source = Quantised(values, format, scale, slack)
     bytes_ = {
-        f"{name}_codes": Tap(blocks.codes),
-        f"{name}_scales": Tap(blocks.scales),
+        f"{name}_codes": Tap(blocks.codes, quantised=source),
+        f"{name}_scales": Tap(blocks.scales, quantised=source),
     }
     return seen, bytes_
+
+
+def division_slack(format: BlockFormat, numerics: Numerics) -> float:
+    """The relative error of a quantiser's divisions beyond correct rounding.
+
+    A block format fixes its bytes with correctly rounded divisions. Where the declared
+    one errs by more, both results are within `divide.relative` and half an ulp of each
+    other. Divisions by powers of two are exact whatever the unit does.
+
+    >>> from oracle.blocks import preset
+    >>> from oracle.numerics import PRESETS
+    >>> division_slack(preset("mxfp4"), PRESETS["triton"])
+    0.0
+    """
+    error = numerics.divide.relative
+    if is_power(format) or error <= CORRECT.relative:
+        return 0.0
+    return min(error + CORRECT.relative, math.nextafter(1.0, 0.0))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from oracle.blocks.admissible import Quantised
     from oracle.routing.admissible import Admissible
 
 #: Taps of a whole layer, in the order in which they come about.
@@ -41,6 +42,7 @@ class Tap:
     probability: float = 0.0
     admissible: Admissible | None = None
     least_normal: float = 0.0
+    quantised: Quantised | None = None
 
     @property
     def exact(self) -> bool:

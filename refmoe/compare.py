@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from oracle import bounds
 from oracle.formats import get
 from oracle.numerics import Numerics
-from oracle.trace import Tap
+from oracle.params import Blocks
+from oracle.trace import Tap, Trace
 from refmoe.generator import power_of_two
 from refmoe.regimes.regime import TORCH
 from refmoe.verdict import Kind, Verdict
 
-_NAMES = {dtype: name for name, dtype in TORCH.items()}
+#: Names of the float types that results may have.
+NAMES = {dtype: name for name, dtype in TORCH.items()}
 
 
-def compare(name: str, tap: Tap, got: torch.Tensor, numerics: Numerics) -> Verdict:
+def compare(
+    name: str,
+    tap: Tap,
+    got: torch.Tensor,
+    numerics: Numerics,
+    *,
+    signed_zeros: bool = False,
+) -> Verdict:
     """The verdict of one tap.
 
     Integers (ids, offsets, codes, scale bytes) must be equal. Floats are compared with
     the tap rounded to the type of `got`: all equal is BIT_EQUAL (zeros of either sign
     are equal), inside the likely bound WITHIN, inside the worst SUSPECT, else WRONG.
-    NaN equals NaN, an infinity itself; nothing else comes near them.
+    NaN equals NaN whatever its bits, an infinity itself; nothing else comes near them.
+    With `signed_zeros`, a zero that no error could have moved keeps its sign.
 
     The ratio is |got - value| over the worst bound, counted as half an ulp at least: an
     exact value that is missed by one ulp has ratio 2.
@@ -33,13 +44,17 @@ def compare(name: str, tap: Tap, got: torch.Tensor, numerics: Numerics) -> Verdi
         return _exactly(name, tap.value, got)
     if tap.value.dtype != torch.float64:
         tap = Tap(tap.value.double(), tap.worst, tap.likely, tap.probability)
-    dtype = _NAMES[got.dtype]
+    dtype = NAMES[got.dtype]
     tap = bounds.rounded(tap, dtype, numerics)
     worst = torch.zeros_like(tap.value) if tap.worst is None else tap.worst
     likely = worst if tap.likely is None else tap.likely
     error = distance(got.double(), tap.value)
     if not error.numel():
         return Verdict(Kind.BIT_EQUAL, name, ratio=0.0, median=0.0, dtype=dtype)
+    if signed_zeros:
+        turned = (got == 0) & (tap.value == 0) & (worst == 0)
+        turned &= got.signbit() != tap.value.signbit()
+        error = error.masked_fill(turned, math.inf)
     bad = error > worst
     ratio = error / torch.maximum(worst, _half_ulp(tap.value, dtype))
     ratio = torch.where((error == 0) | (worst == torch.inf), 0.0, ratio)
@@ -63,15 +78,16 @@ def compare(name: str, tap: Tap, got: torch.Tensor, numerics: Numerics) -> Verdi
         float(ratio[index]),
         float(ratio.median()),
         dtype,
+        probability=tap.probability if kind is Kind.SUSPECT else None,
     )
 
 
 def outside(tap: Tap, got: torch.Tensor, numerics: Numerics) -> torch.Tensor:
-    """bool[rows]: rows of a float tap with an element beyond its worst bound."""
-    tap = bounds.rounded(tap, _NAMES[got.dtype], numerics)
+    """Which elements of a float tap are beyond its worst bound: bool, as `got`."""
+    tap = bounds.rounded(tap, NAMES[got.dtype], numerics)
     error = distance(got.double(), tap.value)
     worst = torch.zeros_like(error) if tap.worst is None else tap.worst
-    return (error > worst).any(1)
+    return error > worst
 
 
 def _half_ulp(value: torch.Tensor, dtype: str) -> torch.Tensor:
@@ -121,6 +137,42 @@ def selection(name: str, tap: Tap, ids: torch.Tensor) -> Verdict:
     same = (ids.long().sort(1).values == tap.value.sort(1).values).all()
     kind = Kind.BIT_EQUAL if bool(same) else Kind.AMBIGUOUS
     return Verdict(kind, name, ratio=0.0, median=0.0, dtype=dtype)
+
+
+def compare_bytes(
+    stem: str,
+    taps: Trace,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    whole: torch.Tensor | None = None,
+) -> list[Verdict]:
+    """The verdicts of a quantiser's codes and scales, called `stem`_codes and _scales.
+
+    Bytes must be equal, but for those of a value that its bound, or an approximate
+    division, leaves open: there both candidates are WITHIN. A code is judged under the
+    scale that the port stored.
+    """
+    prefix = f"{stem}_" if stem else ""
+    names = f"{prefix}codes", f"{prefix}scales"
+    parts = [
+        got.view(taps[name].value.dtype) if got.dtype.itemsize == 1 else got
+        for name, got in zip(names, (codes, scales), strict=True)
+    ]
+    source = taps[names[0]].quantised
+    found = []
+    for number, name in enumerate(names):
+        value, got = taps[name].value, parts[number]
+        verdict = compare(name, Tap(value), got, Numerics())
+        if verdict.kind is Kind.WRONG and source is not None:
+            fits = source.fits(Blocks(parts[0], parts[1], source.format, whole))
+            admitted = torch.where(fits[number], got, value)
+            verdict = compare(name, Tap(admitted), got, Numerics())
+            if not verdict.kind.failed:
+                count = int((got != value).sum())
+                detail = f"{count} of {got.numel()} are the other candidate"
+                verdict = replace(verdict, kind=Kind.WITHIN, ratio=1.0, detail=detail)
+        found.append(verdict)
+    return found
 
 
 def _exactly(name: str, value: torch.Tensor, got: torch.Tensor) -> Verdict:

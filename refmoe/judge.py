@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-
-import torch
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from oracle.numerics import Numerics
-from oracle.trace import Trace
 from refmoe import reference
-from refmoe.compare import compare, outside, selection
+from refmoe.evidence import Evidence, evidence
+from refmoe.judged import SELECTIONS, Call, Oracle, judged
 from refmoe.problem import Problem
-from refmoe.protocol import OPS
-from refmoe.stages import stage_verdicts
+from refmoe.stages import Stages
+from refmoe.vacuity import known
 from refmoe.verdict import Kind, Outcome, Verdict, severest
 
-#: Selections of one token that are tried before it counts as undecided.
-SELECTIONS = 64
+__all__ = ["SELECTIONS", "Judgement", "explanations", "judge"]
 
 _STATUS = {
     "missing": Kind.MISSING,
@@ -27,20 +24,19 @@ _STATUS = {
     "hung": Kind.HUNG,
 }
 
-Oracle = Callable[..., Trace]
-
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """The verdict of a call, those of its results, and where it first diverged.
 
-    `fitting` names the declarations that an UNDECLARED result fits.
+    `fitting` holds the declarations that an UNDECLARED result fits, each with how far
+    it explains the result.
     """
 
     verdict: Verdict
     results: tuple[Verdict, ...] = ()
     first: Verdict | None = None
-    fitting: tuple[str, ...] = ()
+    fitting: Mapping[str, Evidence] = field(default_factory=dict)
 
 
 def judge(
@@ -48,14 +44,18 @@ def judge(
     outcome: Outcome,
     *,
     stable: bool = False,
+    signed_zeros: bool = False,
     others: Mapping[str, Numerics] | None = None,
     oracle: Oracle = reference.trace,
 ) -> Judgement:
     """What the outcome is worth.
 
     A guard's violation is WRONG. What lies outside the problem's numerics is tried
-    under each of `others` (name -> Numerics) and is UNDECLARED where some fit, else
-    WRONG. `stable`: the order of rows inside an expert is part of the contract.
+    under each of `others` (name -> Numerics) and is UNDECLARED where some explain it,
+    else WRONG. A pass in a bound that admits zeros is UNDECIDED; if it declares
+    functions worse than any known one, it is VACUOUS where known ones explain it too,
+    else WRONG. `stable`: the order of rows inside an expert is part of the contract;
+    `signed_zeros`: so are signs of zeros.
     """
     if outcome.status != "ran":
         kind = _STATUS[outcome.status]
@@ -63,128 +63,61 @@ def judge(
     if outcome.violations:
         detail = "; ".join(outcome.violations)
         return Judgement(Verdict(Kind.WRONG, detail=detail))
-    found = _under(problem, outcome, stable, oracle)
+    call = Call(problem, outcome, stable, signed_zeros, oracle)
+    found = _under(call)
+    if found.verdict.kind is Kind.VACUOUS:
+        found = _held(call, found)
     if found.verdict.kind is not Kind.WRONG or not others:
         return found
-    fitting = tuple(
-        name
-        for name, numerics in others.items()
-        if _fits(_under(problem.but(numerics=numerics), outcome, stable, oracle))
-    )
+    fitting = {
+        name: proof
+        for name, proof in _explanations(call, others).items()
+        if proof.explains
+    }
     if not fitting:
         return found
-    verdict = replace(found.verdict, kind=Kind.UNDECLARED, detail=f"fits {fitting[0]}")
+    detail = f"fits {next(iter(fitting))}"
+    verdict = replace(found.verdict, kind=Kind.UNDECLARED, detail=detail)
     return replace(found, verdict=verdict, fitting=fitting)
 
 
-def _fits(judgement: Judgement) -> bool:
-    """Whether an undeclared arithmetic explains the result without being stretched."""
-    explained = (Kind.BIT_EQUAL, Kind.WITHIN, Kind.AMBIGUOUS)
-    return judgement.verdict.kind in explained
-
-
-def _under(
-    problem: Problem, outcome: Outcome, stable: bool, oracle: Oracle
-) -> Judgement:
-    """The judgement under the problem's own numerics alone."""
-    trace = oracle(problem)
-    results = _results(problem, outcome, trace, stable, oracle)
-    stages = stage_verdicts(problem, outcome.taps, trace, oracle)
-    first = next((stage for stage in stages if stage.kind.failed), None)
-    verdict = severest(results)
-    if first is not None and not verdict.kind.failed:
-        # The result hides what an exposed stage shows.
-        verdict = first
-    return Judgement(verdict, results, first)
-
-
-def _results(
-    problem: Problem, outcome: Outcome, trace: Trace, stable: bool, oracle: Oracle
-) -> tuple[Verdict, ...]:
-    got, op = outcome.outputs, problem.case.op
-    if op == "route":
-        return _route(problem, got["ids"], got["weights"], trace, oracle)
-    if op == "permute":
-        return _permute(got["rows"], got["offsets"], trace, stable)
-    if op == "moe":
-        return (_moe(problem, got["out"], trace, oracle),)
-    names = [field.name for field in OPS[op].results if field.name in trace]
-    return tuple(
-        compare(name, trace[name], got[name], problem.numerics)
-        if name in got
-        else Verdict(Kind.WRONG, name, detail=f"the call returned no {name}")
-        for name in names
-    )
-
-
-def _route(
+def explanations(
     problem: Problem,
-    ids: torch.Tensor,
-    weights: torch.Tensor,
-    trace: Trace,
-    oracle: Oracle,
-) -> tuple[Verdict, ...]:
-    """ids as an admissible set per token in any order; the weights of those ids."""
-    choice = selection("ids", trace["ids"], ids)
-    admissible = trace["ids"].admissible
-    fine = torch.ones(len(ids), dtype=torch.bool)
-    if admissible is not None:
-        fine = admissible.contains(ids)
-    rows = fine.nonzero().reshape(-1)
-    again = oracle(problem, rows=rows, ids=ids[rows].long())
-    verdict = compare("weights", again["weights"], weights[rows], problem.numerics)
-    if verdict.index and len(rows) < len(ids):
-        verdict = replace(
-            verdict, index=(int(rows[verdict.index[0]]), *verdict.index[1:])
-        )
-    return choice, verdict
+    outcome: Outcome,
+    others: Mapping[str, Numerics],
+    *,
+    stable: bool = False,
+    signed_zeros: bool = False,
+    oracle: Oracle = reference.trace,
+) -> dict[str, Evidence]:
+    """The evidence for each of `others` that the outcome fits without a stretch."""
+    return _explanations(Call(problem, outcome, stable, signed_zeros, oracle), others)
 
 
-def _permute(
-    rows: torch.Tensor, offsets: torch.Tensor, trace: Trace, stable: bool
-) -> tuple[Verdict, ...]:
-    """Offsets exactly; rows up to the order inside an expert, unless it is stable."""
-    edges = compare("offsets", trace["offsets"], offsets, Numerics())
-    rows = rows.long()
-    if not stable:
-        counts = trace["offsets"].value.diff()
-        owner = torch.arange(len(counts)).repeat_interleave(counts)
-        by_slot = torch.sort(rows, stable=True).indices
-        rows = rows[by_slot[torch.sort(owner[by_slot], stable=True).indices]]
-    return edges, compare("rows", trace["rows"], rows, Numerics())
+def _explanations(call: Call, others: Mapping[str, Numerics]) -> dict[str, Evidence]:
+    explained = (Kind.BIT_EQUAL, Kind.WITHIN, Kind.AMBIGUOUS)
+    return {
+        name: evidence(call, numerics)
+        for name, numerics in others.items()
+        if _under(call.under(numerics)).verdict.kind in explained
+    }
 
 
-def _moe(problem: Problem, out: torch.Tensor, trace: Trace, oracle: Oracle) -> Verdict:
-    """The output; tokens with several admissible selections may match any of them."""
-    verdict = compare("out", trace["out"], out, problem.numerics)
-    admissible = trace["ids"].admissible
-    if verdict.kind is not Kind.WRONG or admissible is None:
-        return verdict
-    bad = outside(trace["out"], out, problem.numerics)
-    open_ = (bad & admissible.ambiguous).nonzero().reshape(-1).tolist()
-    undecided, matched = [], []
-    for token in open_:
-        choices = admissible.selections(token, SELECTIONS)
-        if choices is None:
-            undecided.append(token)
-            continue
-        rows = torch.full((len(choices),), token)
-        again = oracle(problem, rows=rows, ids=choices)["out"]
-        repeated = out[token].expand(len(choices), -1)
-        if not bool(outside(again, repeated, problem.numerics).all()):
-            matched.append(token)
-    if not matched and not undecided:
-        return verdict
-    rest = torch.ones(len(out), dtype=torch.bool)
-    rest[matched + undecided] = False
-    rows = rest.nonzero().reshape(-1)
-    left = compare(
-        "out", trace["out"].map(lambda t: t[rows]), out[rows], problem.numerics
-    )
-    if left.kind is Kind.WRONG:
-        return replace(left, index=(int(rows[left.index[0]]), *left.index[1:]))
-    kind = Kind.UNDECIDED if undecided else Kind.AMBIGUOUS
-    detail = f"{len(matched)} tokens match another admissible selection"
-    if undecided:
-        detail += f"; {len(undecided)} have more than {SELECTIONS} of them"
-    return replace(left, kind=kind, detail=detail)
+def _held(call: Call, found: Judgement) -> Judgement:
+    """A vacuous pass, judged again with functions as bad as known ones are at most."""
+    again = _under(call.under(known(call.numerics)))
+    if not again.verdict.kind.failed:
+        return found
+    detail = f"{found.verdict.detail}; no known elementary functions err as much"
+    return replace(again, verdict=replace(again.verdict, detail=detail))
+
+
+def _under(call: Call) -> Judgement:
+    """The judgement under the problem's own numerics alone."""
+    stages = Stages(call.problem, call.outcome.taps, call.oracle, call.trace())
+    stages.judge()
+    results = judged(call, stages.trace, stages.given)
+    first = next((stage for stage in stages.verdicts if stage.kind.failed), None)
+    # A result may hide what an exposed stage shows.
+    verdict = severest((*results, *stages.verdicts))
+    return Judgement(verdict, results, first)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from oracle import bounds, moe
 from oracle.activation import activate
-from oracle.blocks import dequantize, grouped_quantize, quantize
+from oracle.blocks import Quantised, dequantize, grouped_quantize, quantize
 from oracle.experts import combine, grouped_gemm
+from oracle.numerics import Numerics
 from oracle.omni import omni_experts, omni_route, omni_route_backward
+from oracle.operands import division_slack
 from oracle.params import Blocks
 from oracle.permutation import Permutation, permute
 from oracle.routing import route
@@ -20,22 +22,26 @@ from oracle.trace import TAPS, Tap, Trace
 from refmoe.problem import Problem
 
 Rows = torch.Tensor | None
+Given = Mapping[str, torch.Tensor]
 
 
-def trace(problem: Problem, *, rows: Rows = None, ids: Rows = None) -> Trace:
+def trace(problem: Problem, *, rows: Rows = None, given: Given | None = None) -> Trace:
     """The taps of the problem's op, in the arithmetic that the problem declares.
 
-    Shapes: rows i64[S], tokens to compute (None: all); ids i64[S, k], a selection that
-    replaces the oracle's for those tokens. Both concern `route` and `moe`.
+    Shapes: rows i64[S], which of the judged tokens to compute (None: all), of `route`,
+    `experts` and `moe`; `given` replaces taps of those tokens, ids of `route`, any of
+    `experts` and `moe`.
 
     Raises ValueError for an op that the oracle has no taps of.
     """
     if problem.case.op not in _TRACES:
         raise ValueError(f"reference: the oracle has no taps of {problem.case.op!r}")
-    return Trace(_TRACES[problem.case.op](problem, rows, ids))
+    if problem.sample is not None:
+        rows = problem.sample if rows is None else problem.sample[rows]
+    return Trace(_TRACES[problem.case.op](problem, rows, given or {}))
 
 
-def _route(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+def _route(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     logits, token_ids = problem.inputs["logits"], problem.inputs.get("token_ids")
     if rows is not None:
         logits = logits[rows]
@@ -43,73 +49,96 @@ def _route(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
     routed = route(
         logits, problem.layer, problem.params, problem.numerics, token_ids=token_ids
     )
+    ids = given.get("ids")
     weights = routed.weights if ids is None else routed.weights_for(ids)
     chosen = Tap(routed.ids if ids is None else ids, admissible=routed.admissible)
     return {"scores": routed.scores, "ids": chosen, "weights": weights}
 
 
-def _moe(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+def _moe(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     found = moe.trace(
         problem.layer,
         problem.params,
         problem.inputs["x"],
         problem.inputs["logits"],
         problem.numerics,
-        given=None if ids is None else {"ids": ids},
+        given=given,
         token_ids=problem.inputs.get("token_ids"),
         rows=rows,
+        **_rank(problem),
     )
     return dict(found)
 
 
-def _experts(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
-    given = {name: problem.inputs[name] for name in ("ids", "weights")}
-    x, numerics = problem.inputs["x"], problem.numerics
-    stages = Stages(problem.layer, problem.params, x, None, numerics, given)
-    routed = stages.routed()
-    taps = {name: stages.taps[name] for name in TAPS if name in stages.taps}
-    return {**taps, "routed": _output(problem, routed)}
+def _rank(problem: Problem) -> dict[str, Any]:
+    """Which experts live here; what is replicated belongs to the first rank."""
+    local = problem.inputs.get("local")
+    return {"local": local, "replicated": local is None or local[0] == 0}
 
 
-def _output(problem: Problem, tap: Tap) -> Tap:
-    point = problem.numerics.output or problem.layer.dtype
-    return bounds.rounded(tap, point, problem.numerics)
+def _experts(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
+    inputs = {name: problem.inputs[name] for name in ("ids", "weights")}
+    if rows is not None:
+        inputs = {name: value[rows] for name, value in inputs.items()}
+    stages = Stages(
+        problem.layer, problem.params, problem.inputs["x"], None, problem.numerics,
+        {**given, **inputs}, rows=rows, **_rank(problem),
+    )  # fmt: skip
+    stages.routed()
+    return {name: stages.taps[name] for name in TAPS if name in stages.taps}
 
 
-def _permute(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+def _permute(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     chosen, experts = problem.inputs["ids"], problem.layer.experts
-    found = permute(torch.where(chosen >= experts, -1, chosen), experts)
+    chosen = torch.where(chosen >= experts, -1, chosen)
+    found = permute(chosen, experts, local=problem.inputs.get("local"))
     return {"rows": Tap(found.slots), "offsets": Tap(found.offsets)}
 
 
-def _quantize(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
-    return _bytes(quantize(problem.inputs["x"], problem.inputs["format"]))
+def _quantize(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
+    x, form = problem.inputs["x"], problem.inputs["format"]
+    return _bytes(quantize(x, form), x, problem.numerics)
 
 
-def _grouped_quantize(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
-    inputs = problem.inputs
-    return _bytes(grouped_quantize(inputs["x"], inputs["offsets"], inputs["format"]))
+def _grouped_quantize(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
+    x, offsets = problem.inputs["x"], problem.inputs["offsets"]
+    used = x[: int(offsets[-1])]
+    blocks = grouped_quantize(used, offsets, problem.inputs["format"])
+    edges = tuple(offsets.tolist())
+    return _bytes(blocks, used, problem.numerics, edges)
 
 
-def _bytes(blocks: Blocks) -> dict[str, Tap]:
-    found = {"codes": Tap(blocks.codes), "scales": Tap(blocks.scales)}
-    if blocks.global_scale is not None:
-        found["global_scale"] = Tap(blocks.global_scale)
+def _bytes(
+    blocks: Blocks, x: torch.Tensor, numerics: Numerics, edges: tuple[int, ...] = ()
+) -> dict[str, Tap]:
+    """The one result, or what approximate divisions may make of it."""
+    slack = division_slack(blocks.format, numerics)
+    source = None
+    if slack:
+        source = Quantised(bounds.exactly(x), blocks.format, None, slack, edges)
+    found = {
+        "codes": Tap(blocks.codes, quantised=source),
+        "scales": Tap(blocks.scales, quantised=source),
+    }
+    whole = blocks.global_scale
+    if whole is not None:
+        value = whole.double()
+        found["global_scale"] = Tap(value, slack * value if slack else None)
     return found
 
 
-def _dequantize(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+def _dequantize(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     return {"values": Tap(dequantize(problem.inputs["blocks"]))}
 
 
-def _grouped_gemm(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+def _grouped_gemm(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     inputs, numerics = problem.inputs, problem.numerics
     x = bounds.exactly(inputs["x"])
     y = grouped_gemm(x, inputs["weights"], inputs["offsets"], numerics)
-    return {"y": _output(problem, y)}
+    return {"y": y}
 
 
-def _activate(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+def _activate(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     numerics, params = problem.numerics, problem.params
     owner = problem.inputs["expert"]
     overrides: dict[str, Any] = {
@@ -122,7 +151,7 @@ def _activate(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
     return {"intermediate": bounds.rounded(hidden, numerics.intermediate, numerics)}
 
 
-def _combine(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+def _combine(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     inputs = problem.inputs
     weights = inputs["weights"]
     slots = inputs["rows"]
@@ -137,16 +166,16 @@ def _combine(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
         bounds.exactly(weights),
         problem.numerics,
     )
-    return {"routed": _output(problem, total)}
+    return {"routed": total}
 
 
-def _omni_route(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+def _omni_route(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     inputs = problem.inputs
     found = omni_route(inputs["logits_x"], inputs["logits_y"], problem.layer.top_k)
     return {"scores": Tap(found.scores), "ids": Tap(found.ids)}
 
 
-def _omni_backward(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+def _omni_backward(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     inputs = problem.inputs
     d_x, d_y = omni_route_backward(
         inputs["d_scores"], inputs["ids"], inputs["n"], problem.numerics
@@ -154,7 +183,7 @@ def _omni_backward(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
     return {"d_x": d_x, "d_y": d_y}
 
 
-def _omni_experts(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
+def _omni_experts(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     inputs = problem.inputs
     y = omni_experts(
         inputs["x"], inputs["ids"], inputs["weights"], inputs["up"], inputs["down"],
@@ -163,7 +192,7 @@ def _omni_experts(problem: Problem, rows: Rows, ids: Rows) -> dict[str, Tap]:
     return {"y": y}
 
 
-_TRACES: dict[str, Callable[[Problem, Rows, Rows], dict[str, Tap]]] = {
+_TRACES: dict[str, Callable[[Problem, Rows, Given], dict[str, Tap]]] = {
     "route": _route,
     "moe": _moe,
     "experts": _experts,

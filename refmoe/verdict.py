@@ -20,6 +20,7 @@ class Kind(StrEnum):
     WITHIN = "WITHIN"
     AMBIGUOUS = "AMBIGUOUS"
     UNDECIDED = "UNDECIDED"
+    VACUOUS = "VACUOUS"
     MISSING = "MISSING"
     UNSUPPORTED = "UNSUPPORTED"
     REFUSED = "REFUSED"
@@ -40,6 +41,11 @@ class Kind(StrEnum):
         return self not in (Kind.MISSING, Kind.UNSUPPORTED, Kind.REFUSED)
 
     @property
+    def decided(self) -> bool:
+        """Whether the case says anything about the kernel."""
+        return self.executed and self not in (Kind.UNDECIDED, Kind.VACUOUS)
+
+    @property
     def failed(self) -> bool:
         """Whether the exit status becomes 1."""
         return self in (Kind.WRONG, Kind.CRASHED, Kind.HUNG)
@@ -47,14 +53,15 @@ class Kind(StrEnum):
     @property
     def reported(self) -> bool:
         """Whether a case with this verdict is a finding of its own."""
-        return self.failed or self in (Kind.UNDECLARED, Kind.SUSPECT)
+        return self.failed or self in (Kind.UNDECLARED, Kind.SUSPECT, Kind.VACUOUS)
 
 
 MEANING: dict[Kind, str] = {
     Kind.BIT_EQUAL: "every element equals the oracle's value after output rounding",
     Kind.WITHIN: "inside the bound derived from the declared arithmetic",
     Kind.AMBIGUOUS: "another of the selections that near-tied experts admit",
-    Kind.UNDECIDED: "too many admissible selections to decide",
+    Kind.UNDECIDED: "too many admissible selections, or a bound that admits zeros",
+    Kind.VACUOUS: "the declaration admits zeros, as no known arithmetic would",
     Kind.MISSING: "the port has no such op",
     Kind.UNSUPPORTED: "the port declares that it does not support the case",
     Kind.REFUSED: "the port raised a clear refusal",
@@ -85,6 +92,8 @@ class Verdict:
     median: float | None = None
     dtype: str = ""
     detail: str = ""
+    #: Of a SUSPECT tap: how likely a right implementation's is beyond its bound.
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

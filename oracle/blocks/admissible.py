@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
+
 import torch
 
 from oracle.blocks.grid import Grid
@@ -12,6 +15,64 @@ from oracle.formats import decode, get
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
 from oracle.trace import Tap
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """Where bytes come from: a value known up to its radius, and the rule for it.
+
+    Shapes: source f64[R, K]; global_scale f32[], where it is calibrated
+
+    With `edges`, the rows between two of them are quantised on their own.
+    """
+
+    source: Tap
+    format: BlockFormat
+    global_scale: torch.Tensor | None = None
+    slack: float = 0.0
+    edges: tuple[int, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """Whether only one result is admissible."""
+        return self.source.exact and not self.slack
+
+    @property
+    def whole_known(self) -> bool:
+        """Whether codes and block scales alone say what the bytes stand for."""
+        return not self.format.global_scale or self.global_scale is not None
+
+    def fits(self, blocks: Blocks) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks of the codes and scales that some admissible value explains."""
+        if not self.edges:
+            return self._fit(self.source, blocks)
+        rows, first = self.format.block[0], 0
+        codes, scales = [], []
+        for expert, (start, stop) in enumerate(pairwise(self.edges)):
+            count = -(-(stop - start) // rows) if rows else 1
+            part = slice(first, first + count)
+            first += count
+            if start == stop:
+                # The scale of no rows is that of zeros.
+                scales.append(torch.ones_like(blocks.scales[part], dtype=torch.bool))
+                continue
+            whole = blocks.global_scale
+            fit = self._fit(
+                self.source.map(lambda t, s=start, e=stop: t[s:e]),  # type: ignore[misc]
+                Blocks(
+                    blocks.codes[start:stop], blocks.scales[part], self.format,
+                    None if whole is None else whole[expert],
+                ),
+            )  # fmt: skip
+            codes.append(fit[0])
+            scales.append(fit[1])
+        none = torch.zeros_like(blocks.codes[:0], dtype=torch.bool)
+        return torch.cat([none, *codes]), torch.cat(scales)
+
+    def _fit(self, source: Tap, blocks: Blocks) -> tuple[torch.Tensor, torch.Tensor]:
+        return admissible_blocks(
+            source, blocks, global_scale=self.global_scale, slack=self.slack
+        )
 
 
 def admissible_blocks(

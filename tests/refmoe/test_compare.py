@@ -143,10 +143,10 @@ def test_compare_median_is_over_all_elements() -> None:
     assert (verdict.median, verdict.ratio) == (0.5, 1.0)
 
 
-def test_outside_names_the_rows() -> None:
+def test_outside_names_the_elements() -> None:
     whole = Tap(torch.zeros(3, 2, dtype=F64), torch.ones(3, 2, dtype=F64))
     got = torch.tensor([[0.0, 1.0], [0.0, 2.0], [math.nan, 0.0]])
-    assert outside(whole, got, IEEE).tolist() == [False, True, True]
+    assert outside(whole, got, IEEE).nonzero().tolist() == [[1, 1], [2, 0]]
 
 
 def test_distance_and_unravel() -> None:

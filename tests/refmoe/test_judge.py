@@ -41,11 +41,8 @@ def tied_oracle(selections: torch.Tensor | None) -> Any:
     """An oracle whose output for a token is the sum of its experts' ids, exactly."""
     ids = torch.tensor([[0, 1], [0, 1], [2, 3]])
 
-    def oracle(
-        problem: Problem, *, rows: Any = None, ids_: Any = None, **kw: Any
-    ) -> Trace:
-        chosen = kw.get("ids")
-        chosen = ids if chosen is None else chosen
+    def oracle(problem: Problem, *, rows: Any = None, given: Any = None) -> Trace:
+        chosen = (given or {"ids": ids}).get("ids", ids)
         out = chosen.double().sum(1, keepdim=True).expand(-1, 4)
         admissible: Any = Tied(selections)
         return Trace({"ids": Tap(chosen, admissible=admissible), "out": Tap(out)})
@@ -114,9 +111,9 @@ def test_judge_undeclared_names_what_fits(problem: Problem) -> None:
     others = {"one": Numerics(down="fp16"), "two": Numerics(router="bf16")}
     found = judge(problem, ran(2, 2, 2), others=others, oracle=oracle)
     assert (found.verdict.kind, found.verdict.detail) == (Kind.UNDECLARED, "fits one")
-    assert found.fitting == ("one",)
+    assert list(found.fitting) == ["one"]
     found = judge(problem, ran(3, 3, 3), others=others, oracle=oracle)
-    assert (found.verdict.kind, found.fitting) == (Kind.WRONG, ())
+    assert (found.verdict.kind, found.fitting) == (Kind.WRONG, {})
     assert judge(problem, ran(2, 2, 2), oracle=oracle).verdict.kind is Kind.WRONG
 
 
@@ -252,7 +249,7 @@ def test_judge_own_selection_decides_the_stages_after_it() -> None:
         numerics=Numerics(ties="any"),
     )
     own = torch.tensor([[3], [2], [1], [0], [3], [2]])
-    taps = oracle_trace(problem, rows=torch.arange(6), ids=own)
+    taps = oracle_trace(problem, given={"ids": own})
     stages = {"ids": own, "rows": taps["rows"].value, "down": taps["down"].value}
     found = judge(
         problem, Outcome("ran", {"out": taps["out"].value.bfloat16()}, stages)

@@ -1,0 +1,197 @@
+"""The results of one call, op by op, against what the oracle says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from oracle.numerics import PRESETS, Numerics
+from oracle.trace import Tap, Trace
+from refmoe.compare import NAMES, compare, compare_bytes, outside, selection
+from refmoe.problem import Problem
+from refmoe.protocol import OPS
+from refmoe.vacuity import known, suspicious, vacuous
+from refmoe.verdict import Kind, Outcome, Verdict
+
+#: Selections of one token that are tried before it counts as undecided.
+SELECTIONS = 64
+#: Results whose zeros have a sign that no order of sums decides.
+_SIGNED = ("values", "intermediate")
+
+Oracle = Callable[..., Trace]
+Given = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An outcome, what it answers, and what its port declares beside the numerics."""
+
+    problem: Problem
+    outcome: Outcome
+    stable: bool
+    signed_zeros: bool
+    oracle: Oracle
+
+    @property
+    def numerics(self) -> Numerics:
+        """The arithmetic that the result is judged in."""
+        return self.problem.numerics
+
+    def under(self, numerics: Numerics) -> Call:
+        """The same outcome in another arithmetic."""
+        return replace(self, problem=self.problem.but(numerics=numerics))
+
+    def trace(self, **arguments: object) -> Trace:
+        """The oracle's taps in the call's arithmetic."""
+        return self.oracle(self.problem, **arguments)
+
+    def sharpest(self, **arguments: object) -> Trace:
+        """The oracle's taps in float64, with the same choices."""
+        own = self.numerics
+        numerics = PRESETS["reference"].but(output=own.output, ties=own.ties)
+        return self.under(numerics).trace(**arguments)
+
+
+def judged(call: Call, trace: Trace, given: Given) -> tuple[Verdict, ...]:
+    """A verdict for each result; `trace` follows from the `given` stages."""
+    got, op = call.outcome.outputs, call.problem.case.op
+    if op == "route":
+        return _route(call, got["ids"], got["weights"], trace)
+    if op == "permute":
+        return _permute(call, got["rows"], got["offsets"], trace)
+    if op in ("quantize", "grouped_quantize"):
+        return _quantized(got, trace)
+    names = [field.name for field in OPS[op].results if field.name in trace]
+    found = []
+    for name in names:
+        if name not in got:
+            detail = f"the call returned no {name}"
+            found.append(Verdict(Kind.WRONG, name, detail=detail))
+            continue
+        signed = call.signed_zeros and name in _SIGNED
+        verdict = compare(
+            name, trace[name], got[name], call.numerics, signed_zeros=signed
+        )
+        if op == "moe" and verdict.kind is Kind.WRONG and "ids" not in given:
+            verdict = _other_selections(call, got[name], trace, verdict)
+        found.append(
+            _weighed(call, verdict, trace[name], got[name], {"given": dict(given)})
+        )
+    return tuple(found)
+
+
+def _weighed(
+    call: Call,
+    verdict: Verdict,
+    tap: Tap,
+    got: torch.Tensor,
+    arguments: Mapping[str, object],
+) -> Verdict:
+    """The verdict, but of a pass in a bound that admits zeros.
+
+    It decides nothing in a known arithmetic, and is VACUOUS where functions that are
+    worse than any known one are declared.
+    """
+    if verdict.kind not in (Kind.WITHIN, Kind.AMBIGUOUS, Kind.SUSPECT):
+        return verdict
+    if not tap.value.is_floating_point():
+        return verdict
+    dtype = NAMES[got.dtype]
+    if not suspicious(tap, dtype, call.numerics):
+        return verdict
+    sharp = call.sharpest(**arguments)[verdict.tap]
+    share = vacuous(tap, sharp, dtype, call.numerics)
+    if share <= 0.5:
+        return verdict
+    percent = f"{100 * share:.3g} %"
+    detail = f"the declared arithmetic admits zeros in {percent} of {verdict.tap}"
+    usual = known(call.numerics) == call.numerics
+    return replace(
+        verdict, kind=Kind.UNDECIDED if usual else Kind.VACUOUS, detail=detail
+    )
+
+
+def _quantized(got: Given, trace: Trace) -> tuple[Verdict, ...]:
+    """Bytes, and the global scale where there is one."""
+    whole = got.get("global_scale")
+    found = compare_bytes("", trace, got["codes"], got["scales"], whole)
+    if "global_scale" in trace:
+        name = "global_scale"
+        if whole is None:
+            detail = f"the call returned no {name}"
+            found.append(Verdict(Kind.WRONG, name, detail=detail))
+        else:
+            found.append(compare(name, trace[name], whole, Numerics()))
+    return tuple(found)
+
+
+def _route(
+    call: Call, ids: torch.Tensor, weights: torch.Tensor, trace: Trace
+) -> tuple[Verdict, ...]:
+    """ids as an admissible set per token in any order; the weights of those ids."""
+    choice = selection("ids", trace["ids"], ids)
+    admissible = trace["ids"].admissible
+    fine = torch.ones(len(ids), dtype=torch.bool)
+    if admissible is not None:
+        fine = admissible.contains(ids)
+    rows = fine.nonzero().reshape(-1)
+    own = {"rows": rows, "given": {"ids": ids[rows].long()}}
+    tap, got = call.trace(**own)["weights"], weights[rows]
+    verdict = compare("weights", tap, got, call.numerics)
+    verdict = _weighed(call, verdict, tap, got, own)
+    if verdict.index and len(rows) < len(ids):
+        verdict = replace(
+            verdict, index=(int(rows[verdict.index[0]]), *verdict.index[1:])
+        )
+    return choice, verdict
+
+
+def _permute(
+    call: Call, rows: torch.Tensor, offsets: torch.Tensor, trace: Trace
+) -> tuple[Verdict, ...]:
+    """Offsets exactly; rows up to the order inside an expert, unless it is stable."""
+    edges = compare("offsets", trace["offsets"], offsets, Numerics())
+    rows = rows.long()
+    if not call.stable:
+        counts = trace["offsets"].value.diff()
+        owner = torch.arange(len(counts)).repeat_interleave(counts)
+        by_slot = torch.sort(rows, stable=True).indices
+        rows = rows[by_slot[torch.sort(owner[by_slot], stable=True).indices]]
+    return edges, compare("rows", trace["rows"], rows, Numerics())
+
+
+def _other_selections(
+    call: Call, out: torch.Tensor, trace: Trace, verdict: Verdict
+) -> Verdict:
+    """Tokens with several admissible selections may match any of them."""
+    admissible = trace["ids"].admissible
+    if admissible is None:
+        return verdict
+    bad = outside(trace["out"], out, call.numerics).any(1)
+    open_ = (bad & admissible.ambiguous).nonzero().reshape(-1).tolist()
+    undecided, matched = [], []
+    for token in open_:
+        choices = admissible.selections(token, SELECTIONS)
+        if choices is None:
+            undecided.append(token)
+            continue
+        rows = torch.full((len(choices),), token)
+        again = call.trace(rows=rows, given={"ids": choices})["out"]
+        repeated = out[token].expand(len(choices), -1)
+        if not bool(outside(again, repeated, call.numerics).any(1).all()):
+            matched.append(token)
+    if not matched and not undecided:
+        return verdict
+    rest = torch.ones(len(out), dtype=torch.bool)
+    rest[matched + undecided] = False
+    rows = rest.nonzero().reshape(-1)
+    left = compare("out", trace["out"].map(lambda t: t[rows]), out[rows], call.numerics)
+    if left.kind is Kind.WRONG:
+        return replace(left, index=(int(rows[left.index[0]]), *left.index[1:]))
+    kind = Kind.UNDECIDED if undecided else Kind.AMBIGUOUS
+    detail = f"{len(matched)} tokens match another admissible selection"
+    if undecided:
+        detail += f"; {len(undecided)} have more than {SELECTIONS} of them"
+    return replace(left, kind=kind, detail=detail)
