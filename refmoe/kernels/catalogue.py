@@ -23,6 +23,7 @@ def instances() -> dict[str, tuple[str, ...]]:
         "dequantize.cu": _dequantize(),
         "grouped.cu": _grouped(),
         "grouped_gemm.cu": tuple(f"gemm_naive<{curve}>" for curve in _COMMON),
+        "grouped_mma.cu": _tensor_cores(),
         "rows.cu": _rows(),
         "permute.cu": _permute(),
         "combine.cu": _combine(),
@@ -125,6 +126,18 @@ def _grouped() -> tuple[str, ...]:
           for f in formats),
         *(f"grouped_amax<{t}, i32>" for t in _TYPES),
     )  # fmt: skip
+
+
+def _tensor_cores() -> tuple[str, ...]:
+    """One tile for the operands of released models; others take a second when met."""
+    bf16, e4m3 = "Values<bf16>", "Bytes<element::e4m3>"
+    pairs = (f"{bf16}, {bf16}, {{}}, false", f"{bf16}, Nibbles, {{}}, true",
+             f"{e4m3}, {e4m3}, {{}}, true")  # fmt: skip
+    return tuple(
+        f"gemm_mma<bf16, {pair.format(curve)}, 2, 2, 2, 4, 3>"
+        for pair in pairs
+        for curve in _COMMON
+    )
 
 
 def _rows() -> tuple[str, ...]:

@@ -16,7 +16,9 @@ from refmoe.kernels.emulator import emulated
 from refmoe.protocol import OPS
 
 name, device = "refmoe.kernels.emulated", "cpu"
-_ATTRIBUTES = {key for key in port.__all__ if key not in (*OPS, "name", "device")}
+_ATTRIBUTES = {
+    key for key in port.__all__ if key not in (*OPS, "name", "device", "tactics")
+}
 
 
 def _through_emulator(op: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,6 +28,11 @@ def _through_emulator(op: Callable[..., Any]) -> Callable[..., Any]:
             return op(*arguments, **keywords)
 
     return run
+
+
+def tactics(case: Any) -> tuple[str, ...]:
+    """The naive kernel and one tile of tensor cores: each costs a host compilation."""
+    return ("naive", "mma_medium") if case.op in port.MULTIPLYING else ()
 
 
 def __getattr__(name: str) -> Any:

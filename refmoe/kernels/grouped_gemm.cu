@@ -26,7 +26,8 @@ gemm_naive(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
 #pragma unroll 1
     for (i64 k = 0; k < x.depth;) {
       const i64 end = run_end(k, x, w);
-      sum += run_product(x, from, w, expert, own, k, end);
+      const double scale = factor_of(x, 0, from, k).exact() * factor_of(w, expert, own, k).exact();
+      sum += run_sum(x, from, w, expert * w.rows + own, k, end) * scale;
       k = end;
     }
     gate = up;

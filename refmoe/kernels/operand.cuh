@@ -85,13 +85,12 @@ __device__ __forceinline__ i64 run_end(i64 k, const Operand& x, const Operand& w
   return end;
 }
 
-// Row `row` of x times row `column` of w, both of a lead: fp64 throughout, so that products are
-// exact, integers sum exactly, and no partial sum leaves the range before its scales are applied.
-__device__ __noinline__ double run_product(const Operand& x, i64 row, const Operand& w,
-                                              i64 lead, i64 column, i64 from, i64 to) {
+// Row `row` of x times row `column` of w from k to `to`, both counted over all leads and without
+// scales: fp64, so that products are exact, integers sum exactly, and no sum leaves the range.
+__device__ __noinline__ double run_sum(const Operand& x, i64 row, const Operand& w, i64 column,
+                                       i64 k, i64 to) {
   double sum = 0.0;
 #pragma unroll 1
-  for (i64 k = from; k < to; ++k)
-    sum += double(element_of(x, row, k)) * double(element_of(w, lead * w.rows + column, k));
-  return sum * (factor_of(x, 0, row, from).exact() * factor_of(w, lead, column, from).exact());
+  for (; k < to; ++k) sum += double(element_of(x, row, k)) * double(element_of(w, column, k));
+  return sum;
 }

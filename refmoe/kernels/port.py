@@ -30,6 +30,9 @@ __all__ = [
     "quantize", "route", "stable", "supports", "tactics",
 ]  # fmt: skip
 
+#: Ops that take a GEMM backend.
+MULTIPLYING = ("grouped_gemm", "experts", "moe")
+
 name = "refmoe.kernels"
 device = "cuda"
 stable = deterministic = batch_invariant = True
@@ -46,7 +49,7 @@ def declares(layer: Layer) -> tuple[Layer, Numerics]:
 
 def tactics(case: Any) -> tuple[str, ...]:
     """The GEMM backends, where an op multiplies."""
-    return names() if case.op in ("grouped_gemm", "experts", "moe") else ()
+    return names() if case.op in MULTIPLYING else ()
 
 
 def supports(case: Any) -> bool | str:

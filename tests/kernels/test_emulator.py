@@ -12,7 +12,7 @@ from refmoe.kernels import emulator, source
 from refmoe.kernels.launch import Kernel
 
 TEXT = """
-#include "types.cuh"
+#include "mma.cuh"
 __global__ void lanes(i32* out) {
   const int lane = threadIdx.x % 32, own = int(threadIdx.x);
   i32* to = out + threadIdx.x * 8;
@@ -48,6 +48,41 @@ __global__ void left_early(i32* out) {
 __global__ void other_masks(i32* out) {
   out[0] = __shfl_sync(threadIdx.x < 4 ? 0x1Fu : kAllLanes, 1, 0);
 }
+__global__ void tiles(const u32* a, const u32* b, float* c) {
+  const int lane = threadIdx.x;
+  u32 x[4], y[2];
+  float sums[4];
+  for (int i = 0; i < 4; ++i) x[i] = a[lane * 4 + i];
+  for (int i = 0; i < 2; ++i) y[i] = b[lane * 2 + i];
+  for (int i = 0; i < 4; ++i) sums[i] = c[lane * 4 + i];
+  multiply_accumulate<bf16>(sums, x, y);
+  for (int i = 0; i < 4; ++i) c[lane * 4 + i] = sums[i];
+}
+__global__ void octets(const u32* a, const u32* b, i32* c) {
+  const int lane = threadIdx.x;
+  u32 x[4], y[2];
+  i32 sums[4] = {};
+  for (int i = 0; i < 4; ++i) x[i] = a[lane * 4 + i];
+  for (int i = 0; i < 2; ++i) y[i] = b[lane * 2 + i];
+  multiply_accumulate<element::int8>(sums, x, y);
+  for (int i = 0; i < 4; ++i) c[lane * 4 + i] = sums[i];
+}
+__global__ void late(const i32* from, i32* out) {
+  DYNAMIC_SHARED(memory);
+  i32* room = reinterpret_cast<i32*>(memory) + 4 * threadIdx.x;
+  for (int i = 0; i < 4; ++i) room[i] = -1;
+  copy_async(room, from + 4 * threadIdx.x, 12);
+  commit_copies();
+  out[threadIdx.x * 5] = room[0];
+  wait_for_copies<1>();
+  out[threadIdx.x * 5 + 1] = room[0];
+  wait_for_copies<0>();
+  for (int i = 0; i < 3; ++i) out[threadIdx.x * 5 + 2 + i] = room[i + 1];
+}
+__global__ void crooked(const i32* from) {
+  DYNAMIC_SHARED(memory);
+  copy_async(memory + 8, from, 16);
+}
 __global__ void outside(i32* out) {
   out[0] = __shfl_sync(1u << (threadIdx.x % 32), 1, 40);
 }
@@ -57,13 +92,15 @@ __global__ void outside(i32* out) {
 @pytest.fixture(autouse=True)
 def room(host_compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "probe.cu").write_text(TEXT)
-    (tmp_path / "types.cuh").write_text((source.ROOM / "types.cuh").read_text())
+    for path in source.ROOM.glob("*.cuh"):
+        (tmp_path / path.name).write_text(path.read_text())
     monkeypatch.setattr(
         emulator, "expand", lambda name, room=tmp_path: source.expand(name, room)
     )
     # All instances in one library: it is built once and then read from disk.
     names = ("lanes", "reversed", "racing", "half_a_barrier", "left_early",
-             "other_masks", "outside")  # fmt: skip
+             "other_masks", "outside", "tiles", "octets", "late",
+             "crooked")  # fmt: skip
     monkeypatch.setattr(emulator.catalogue, "instances", lambda: {"probe.cu": names})
 
 
@@ -124,6 +161,60 @@ def test_emulator_refuses_undefined_behaviour(name: str, message: str) -> None:
     out = torch.zeros(3, 64, dtype=torch.int32)
     run("reversed", 3, 64, out, np.int32(64))
     assert int(out[2, 63]) == 200
+
+
+def fragments(tile: torch.Tensor, operand: str, per_word: int) -> torch.Tensor:
+    """Words i32[32, n] of a tile, element by element as the PTX ISA lists them."""
+    bits = 32 // per_word
+    words = torch.zeros(32, 4 if operand == "a" else 2, dtype=torch.int64)
+    for lane in range(32):
+        group, thread = divmod(lane, 4)
+        for i in range(words.shape[1] * per_word):
+            word, place = divmod(i, per_word)
+            if operand == "a":
+                row = group + 8 * (word % 2)
+                k = thread * per_word + place + 4 * per_word * (word // 2)
+            else:
+                row, k = group, thread * per_word + place + 4 * per_word * word
+            element = int(tile[row, k]) & ((1 << bits) - 1)
+            words[lane, word] |= element << (bits * place)
+    return words.to(torch.int32)
+
+
+def accumulators(tile: torch.Tensor) -> torch.Tensor:
+    """c[lane, i] of a tile [16, 8]."""
+    lane, i = torch.arange(32)[:, None], torch.arange(4)
+    return tile[lane // 4 + 8 * (i // 2), lane % 4 * 2 + i % 2].contiguous()
+
+
+def test_emulator_multiplies_the_fragments_of_the_isa() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = (
+        torch.randint(-9, 9, shape, generator=generator)
+        for shape in ((16, 16), (8, 16), (16, 8))
+    )
+    words = [
+        fragments(tile.bfloat16().view(torch.int16).int(), name, 2)
+        for tile, name in ((a, "a"), (b, "b"))
+    ]
+    sums = accumulators(c.float())
+    run("tiles", 1, 32, *words, sums)
+    assert torch.equal(sums, accumulators((c + a @ b.T).float()))
+    a, b = (torch.randint(-128, 128, (n, 32), generator=generator) for n in (16, 8))
+    words = [fragments(tile, name, 4) for tile, name in ((a, "a"), (b, "b"))]
+    whole = torch.zeros(32, 4, dtype=torch.int32)
+    run("octets", 1, 32, *words, whole)
+    assert torch.equal(whole.long(), accumulators(a @ b.T))
+
+
+def test_emulator_copies_as_late_as_the_wait() -> None:
+    given = torch.arange(1, 33, dtype=torch.int32)
+    out = torch.zeros(8, 5, dtype=torch.int32)
+    run("late", 1, 8, given, out)
+    assert out[:, :2].eq(-1).all()
+    assert out[1].tolist() == [-1, -1, 6, 7, 0]
+    with pytest.raises(RuntimeError, match="addresses that are not aligned"):
+        run("crooked", 1, 1, given)
 
 
 def test_emulator_checks_the_width_of_arguments() -> None:

@@ -1,6 +1,7 @@
 // What CUDA C++ spells for a kernel, in terms of simt.hpp.
 #pragma once
-#include "simt.hpp"
+#include "asynchronous.hpp"
+#include "matrix.hpp"
 
 #define __global__
 #define __device__
@@ -103,6 +104,7 @@ inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
 inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __ffsll(long long x) { return __builtin_ffsll(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline unsigned __vmaxu2(unsigned a, unsigned b) {
   const unsigned low = (a & 0xFFFF) > (b & 0xFFFF) ? a & 0xFFFF : b & 0xFFFF;

@@ -19,9 +19,12 @@ namespace simt {
 constexpr unsigned kStack = 128 * 1024;
 constexpr unsigned kThreads = 1024;
 
+constexpr unsigned kWords = 6;
+
 struct Warp {
   unsigned arrived, mask, generation;
   unsigned long long slots[32], results[2][32];
+  unsigned words[2][32][kWords];
 };
 
 struct Fibre {
@@ -148,6 +151,16 @@ inline const unsigned long long* exchange(unsigned mask, unsigned long long valu
     while (warp.generation == generation) yield();
   }
   return warp.results[(generation + 1) & 1];
+}
+
+// The same for several words a lane.
+template <unsigned N> const unsigned (*share(unsigned mask, const unsigned (&own)[N]))[kWords] {
+  static_assert(N <= kWords);
+  Warp& warp = warps[current / 32];
+  unsigned (&table)[32][kWords] = warp.words[(warp.generation + 1) & 1];
+  memcpy(table[current % 32], own, sizeof own);
+  exchange(mask, 0);
+  return table;
 }
 
 template <class T> unsigned long long pack(T value) {

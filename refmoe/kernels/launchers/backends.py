@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from refmoe.kernels.launchers.gemm import Gemm, naive
+from refmoe.kernels.launchers.tensor_cores import TACTICS, fixed, tensor_cores
 
 
 class Backend(Protocol):
@@ -22,7 +23,9 @@ class Backend(Protocol):
     def __call__(self, gemm: Gemm, /) -> torch.Tensor: ...
 
 
-_BACKENDS: dict[str, Backend] = {"naive": naive}
+_BACKENDS: dict[str, Backend] = {
+    "naive": naive, **{f"mma_{name}": fixed(name) for name in TACTICS},
+}  # fmt: skip
 
 
 def names() -> tuple[str, ...]:
@@ -31,12 +34,12 @@ def names() -> tuple[str, ...]:
 
 
 def backend(name: str | None) -> Backend:
-    """The backend called `name`, the kernels' own choice where None.
+    """The backend called `name`, tensor cores with a tactic of their own where None.
 
     Raises ValueError listing them all.
     """
     if name is None:
-        return naive
+        return tensor_cores
     try:
         return _BACKENDS[name]
     except KeyError:

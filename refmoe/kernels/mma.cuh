@@ -1,0 +1,99 @@
+// Matrix instructions and asynchronous copies of sm_80 and up.
+#pragma once
+#include "formats.cuh"
+
+// What a matrix instruction multiplies: 16 values of a 16-bit float, or 32 bytes, at a time.
+template <class T> struct Unit;
+template <> struct Unit<bf16> {
+  using Sum = float;
+  static constexpr int kDepth = 16;
+};
+template <> struct Unit<fp16> : Unit<bf16> {};
+template <> struct Unit<element::int8> {
+  using Sum = i32;
+  static constexpr int kDepth = 32;
+};
+template <> struct Unit<element::e4m3> {
+  using Sum = float;
+  static constexpr int kDepth = 32;
+};
+
+#ifdef REFMOE_EMULATED
+
+template <class T> __device__ __forceinline__ float half_of(u32 word, unsigned i) {
+  return to_float(T{u16(word >> 16 * i)});
+}
+template <class T>
+__device__ __forceinline__ void multiply_accumulate(float (&c)[4], const u32 (&a)[4],
+                                                    const u32 (&b)[2]) {
+  constexpr unsigned kPerWord = Unit<T>::kDepth / 8;
+  simt::multiply_accumulate(c, a, b, kPerWord, [](float sum, u32 x, u32 y, unsigned i) {
+    if constexpr (kPerWord == 2) return __fmaf_rn(half_of<T>(x, i), half_of<T>(y, i), sum);
+    else return __fmaf_rn(decode<T>(x >> 8 * i & 255u), decode<T>(y >> 8 * i & 255u), sum);
+  });
+}
+template <class T>
+__device__ __forceinline__ void multiply_accumulate(i32 (&c)[4], const u32 (&a)[4],
+                                                    const u32 (&b)[2]) {
+  simt::multiply_accumulate(c, a, b, 4, [](i32 sum, u32 x, u32 y, unsigned i) {
+    return sum + i32(i8(x >> 8 * i)) * i32(i8(y >> 8 * i));
+  });
+}
+__device__ __forceinline__ void copy_async(void* to, const void* from, i32 valid) {
+  simt::copy_later(to, from, 16, u32(valid));
+}
+__device__ __forceinline__ void commit_copies() { simt::commit_copies(); }
+template <int N> __device__ __forceinline__ void wait_for_copies() { simt::wait_for_copies(N); }
+
+#else
+
+#define MULTIPLY_ACCUMULATE(type, shape, constraint)                                          \
+  asm volatile("mma.sync.aligned." shape " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "    \
+               "{%0, %1, %2, %3};"                                                            \
+               : "+" constraint(c[0]), "+" constraint(c[1]), "+" constraint(c[2]),            \
+                 "+" constraint(c[3])                                                         \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+
+// c += a b, with the fragments of the PTX ISA.
+template <class T>
+__device__ __forceinline__ void multiply_accumulate(typename Unit<T>::Sum (&c)[4],
+                                                    const u32 (&a)[4], const u32 (&b)[2]);
+template <>
+__device__ __forceinline__ void multiply_accumulate<bf16>(float (&c)[4], const u32 (&a)[4],
+                                                          const u32 (&b)[2]) {
+  MULTIPLY_ACCUMULATE(float, "m16n8k16.row.col.f32.bf16.bf16.f32", "f");
+}
+template <>
+__device__ __forceinline__ void multiply_accumulate<fp16>(float (&c)[4], const u32 (&a)[4],
+                                                          const u32 (&b)[2]) {
+  MULTIPLY_ACCUMULATE(float, "m16n8k16.row.col.f32.f16.f16.f32", "f");
+}
+template <>
+__device__ __forceinline__ void multiply_accumulate<element::int8>(i32 (&c)[4], const u32 (&a)[4],
+                                                                   const u32 (&b)[2]) {
+  MULTIPLY_ACCUMULATE(i32, "m16n8k32.row.col.s32.s8.s8.s32", "r");
+}
+#if __CUDA_ARCH__ >= 890
+template <>
+__device__ __forceinline__ void multiply_accumulate<element::e4m3>(float (&c)[4],
+                                                                   const u32 (&a)[4],
+                                                                   const u32 (&b)[2]) {
+  MULTIPLY_ACCUMULATE(float, "m16n8k32.row.col.f32.e4m3.e4m3.f32", "f");
+}
+#endif
+#undef MULTIPLY_ACCUMULATE
+
+// 16 bytes to shared memory, the first `valid` of them from `from`, the rest zeros.
+__device__ __forceinline__ void copy_async(void* to, const void* from, i32 valid) {
+  const u32 target = u32(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(from),
+               "r"(valid)
+               : "memory");
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;"); }
+// Waits for all groups of this thread's copies but the last N.
+template <int N> __device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+#endif
