@@ -140,7 +140,7 @@ EXPERT_NUMBERS = Law(
     _OPS,
     _renumbered,
     _one_expert,
-    "map_taken_for_a_mask",
+    "expert_0_taken_for_none",
     ((33, 64, 32), (18, 96, 64)),
 )
 MORE_EXPERTS = Law(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from oracle.numerics import Numerics
-from refmoe.evidence import Evidence
 from refmoe.judge import Judgement, judge
 from refmoe.laws.agree import agree
 from refmoe.laws.relation import Agreement, Launch, Law, drive
@@ -82,13 +81,13 @@ def judge_law(
     verdict = severest(verdicts)
     if verdict.kind is not Kind.WRONG:
         return Judgement(verdict, _of_each_tap(verdicts))
-    fitting = {
-        name: Evidence()
+    fitting = tuple(
+        name
         for name, numerics in (others or {}).items()
         if not severest(under(numerics)).kind.failed
-    }
+    )
     if fitting:
-        detail = f"fits {next(iter(fitting))}; {verdict.detail}"
+        detail = f"fits {fitting[0]}; {verdict.detail}"
         verdict = replace(verdict, kind=Kind.UNDECLARED, detail=detail)
     return Judgement(verdict, _of_each_tap(verdicts), fitting=fitting)
 

@@ -201,7 +201,7 @@ EXPERT_RANKS = Law(
     ("experts", "moe"),
     _expert_ranks,
     _no_local,
-    "",
+    "absent_experts_are_the_first",
     ((18, 96, 64), (33, 64, 32)),
 )
 TENSOR_RANKS = Law(
@@ -211,5 +211,5 @@ TENSOR_RANKS = Law(
     _tensor_ranks,
     _no_shard,
     "products_from_256_on",
-    ((5, 64, 512), (18, 96, 64)),
+    ((5, 32, 512), (18, 96, 256)),
 )

@@ -144,7 +144,7 @@ REPEAT = Law(
     _repeated,
     _empty,
     "lost_update",
-    ((5, 64, 32),),
+    ((2, 32, 32),),
 )
 OVERWRITTEN = Law(
     "overwritten",

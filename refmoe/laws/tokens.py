@@ -52,7 +52,7 @@ TOKEN_ORDER = Law(
     tuple(ALIGNED),
     _permuted,
     _unfit,
-    "equal_choices_taken_for_one_token",
+    "equal_choices_share_their_weights",
     ((37, 96, 64), (130, 64, 32)),
 )
 BATCH = Law(

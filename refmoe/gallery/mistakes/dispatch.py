@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from oracle.numerics import Numerics
 from oracle.params import Params
 from oracle.spec import BlockFormat, Layer
 from refmoe.case import Case
@@ -119,6 +120,26 @@ def products_behind_the_last_tile(stage: Stage, x: Tensor, weight: Tensor) -> Te
     """Products behind the last whole tile of 64 are left out."""
     depth = x.shape[1] // 64 * 64
     return stage(x[:, :depth], weight[:, :depth])
+
+
+@mistake(
+    "moe", numerics=Numerics(output="fp32"),
+    shows="the layer in one call, beside its ops one by one",
+)  # fmt: skip
+def one_call_without_renormalising(
+    stage: Stage,
+    x: Tensor,
+    logits: Tensor,
+    params: Params,
+    layer: Layer,
+    *,
+    token_ids: Tensor | None = None,
+) -> Tensor:
+    """The kernel of the whole layer has a router of its own, which does not divide."""
+    routing = replace(layer.routing, renormalize="none", order="score_then_topk")
+    layer = replace(layer, routing=routing)
+    out: Tensor = stage.honest(x, logits, params, layer, token_ids=token_ids)
+    return out
 
 
 def _two_tactics(case: Case) -> tuple[str, str]:

@@ -99,3 +99,19 @@ def last_row_unwritten(
 ) -> None:
     """The last token of the output buffer is left as it was."""
     out[:-1] = stage.honest(x, logits, params, layer, token_ids=token_ids)[:-1]
+
+
+@mistake("routed", reference="flashinfer#3547", shows="a rank with some of the experts")
+def absent_experts_are_the_first(
+    stage: Stage,
+    x: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    params: Params,
+    layer: Layer,
+    taps: dict[str, Tensor],
+) -> Tensor:
+    """On a rank, experts that live elsewhere are read at address 0 instead of not."""
+    if params.gate_up.shape[0] < layer.experts:
+        ids = ids.clamp(min=0)
+    return stage(x, ids, weights, params, layer, taps)

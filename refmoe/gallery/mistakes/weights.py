@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from oracle.numerics import Numerics
 from oracle.params import Params
 from oracle.spec import Layer, Routing
 from refmoe.gallery.entry import Stage, decorator
@@ -14,6 +15,8 @@ from refmoe.gallery.plain.arithmetic import Tensor
 mistake = decorator("mistake", group="routing")
 _SOFTMAX = ("olmoe-1b-7b", "qwen2-moe-a2.7b")
 _BIASED = ("deepseek-v3", "deepseek-v4-flash")
+#: So that wrong weights show as such, and not in how outputs round.
+_WIDE = Numerics(output="fp32")
 
 
 @mistake(
@@ -195,3 +198,28 @@ def softcap_missing(
 ) -> Tensor:
     """The logits are not capped."""
     return stage(logits, bias, replace(routing, softcap=None))
+
+
+@mistake("rescale", numerics=_WIDE, shows="expert 0 chosen")
+def expert_0_taken_for_none(
+    stage: Stage, weights: Tensor, ids: Tensor, params: Params, routing: Routing
+) -> Tensor:
+    """A slot counts as empty where its id is not above 0."""
+    own = stage(weights, ids, params, routing)
+    own[:, : ids.shape[1]].masked_fill_(ids <= 0, 0.0)
+    return own
+
+
+@mistake(
+    "rescale",
+    numerics=_WIDE,
+    shows="two tokens in a row that chose alike",
+)
+def equal_choices_share_their_weights(
+    stage: Stage, weights: Tensor, ids: Tensor, params: Params, routing: Routing
+) -> Tensor:
+    """A token that chose as the one before it did gets that one's weights."""
+    own = stage(weights, ids, params, routing).clone()
+    again = (ids[1:] == ids[:-1]).all(1)
+    own[1:][again] = own[:-1][again]
+    return own
