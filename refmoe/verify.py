@@ -12,60 +12,17 @@ from oracle.numerics import PRESETS, Numerics
 from oracle.spec import Layer
 from refmoe.case import Case, elements
 from refmoe.declarations import others
-from refmoe.exhibit import Exhibit
 from refmoe.judge import Judgement, judge
-from refmoe.laws import Law, judge_law, launched, law_called
+from refmoe.laws import Law, judge_law, law_called
 from refmoe.plan import Cell
 from refmoe.port import Port, spelt
 from refmoe.problem import Problem, build
-from refmoe.runner import run
+from refmoe.record import Record as Record
 from refmoe.schedule import heard
 from refmoe.schedule import schedule as schedule
-from refmoe.verdict import Finding, Kind, Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One case on one port, judged against what the port declares.
-
-    `deviation` is the judgement against the model's own definition, where the port
-    declares another one and does not meet the model's.
-    """
-
-    port: str
-    cell: Cell
-    case: str
-    #: What the verifier keeps the open arithmetics by.
-    key: tuple[object, ...]
-    judgement: Judgement
-    seconds: float
-    deviation: Judgement | None = None
-    log: str = ""
-    tactic: str = ""
-    exhibit: Exhibit | None = None
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of the verdict."""
-        return self.judgement.verdict.kind
-
-    def finding(self) -> Finding:
-        """The record as a finding."""
-        judgement = self.judgement
-        return Finding(
-            self.case, self.cell.op, self.port, judgement.verdict, judgement.first,
-            tactic=self.tactic, log=self.log, exhibit=self.exhibit,
-        )  # fmt: skip
-
-    def deviating(self) -> Finding | None:
-        """The deviation as a finding, where there is one."""
-        if self.deviation is None:
-            return None
-        return Finding(
-            self.case, self.cell.op, self.port, self.deviation.verdict,
-            self.deviation.first, deviation=True,
-        )  # fmt: skip
-
+from refmoe.undeclared import Search, Trial
+from refmoe.verdict import Finding, Kind, Outcome, Verdict
+from refmoe.worker.runner import InProcess, Runner, announced
 
 #: Problems that are kept for the next port, and the largest that is, in elements.
 _KEPT, _LARGEST_KEPT = 256, 1 << 20
@@ -80,6 +37,8 @@ class Verifier:
     """
 
     open: dict[tuple[object, ...], dict[str, Numerics]] = field(default_factory=dict)
+    searches: dict[tuple[object, ...], Search] = field(default_factory=dict)
+    runner: Runner = field(default_factory=InProcess)
     problems: OrderedDict[Case, Problem] = field(default_factory=OrderedDict)
 
     def problem(self, case: Case) -> Problem:
@@ -103,12 +62,13 @@ class Verifier:
         cell = cell or Cell(case.op, case.model or case.format or "-", regime)
         problem = self.problem(case.but(law=None))
         try:
-            layer, numerics = port.definition(problem.layer)
             tactics = port.tactics(case)
+            layer, numerics = port.definition(problem.layer)
         except Exception as error:
             log = f"{type(error).__name__}: {error}"
-            crash = Judgement(Verdict(Kind.CRASHED, detail=log))
-            return Record(port.name, cell, str(case), (), crash, 0.0, log=log)
+            outcome = getattr(error, "outcome", Outcome("crashed", log=log))
+            lost = judge(problem, outcome)
+            return Record(port.name, cell, str(case), (), lost, 0.0, log=outcome.log)
         if not tactics:
             reason = f"the port offers no tactic {case.tactic} for this case"
             none = Judgement(Verdict(Kind.UNSUPPORTED, detail=reason))
@@ -121,7 +81,10 @@ class Verifier:
         records = [
             self._check(port, cell, problem, layer, tactic) for tactic in tactics
         ]
-        return max(records, key=lambda record: record.kind.severity)
+        record = max(records, key=lambda record: record.kind.severity)
+        if record.kind.failed:
+            self.runner.distrust(port)
+        return record
 
     def _check(
         self, port: Port, cell: Cell, problem: Problem, layer: Layer, tactic: object
@@ -131,10 +94,12 @@ class Verifier:
         case, numerics = problem.case, problem.numerics
         if tactic is not None:
             case = case.but(tactic=spelt(tactic))
-        outcome = run(port, problem, tactic)
+        outcome = self.runner.run(port, problem, tactic)
         key, known = self._known(port, case, layer, numerics)
         declared, stable = problem.but(layer=layer), bool(port.get("stable", False))
         judgement = judge(declared, outcome, stable=stable, others=known)
+        trial = Trial(port, problem.case, layer, numerics, tactic)
+        self.searches.setdefault(key, Search()).note(judgement, trial)
         arithmetic = outcome.status == "ran" and not outcome.violations
         if arithmetic and judgement.verdict.kind in (Kind.UNDECLARED, Kind.WRONG):
             known = {name: known[name] for name in judgement.fitting}
@@ -166,7 +131,7 @@ class Verifier:
         key, known = self._known(port, case, layer, problem.numerics)
         reason = law.objection(case, port)
         if reason is None:
-            held = launched(law, port, problem)
+            held = self.runner.hold(law, port, problem)
             judgement = judge_law(held, port, problem, others=known)
             if judgement.verdict.kind is Kind.UNDECLARED:
                 self.open[key] = {name: known[name] for name in judgement.fitting}
@@ -179,11 +144,20 @@ class Verifier:
         """The record after all cases: UNDECLARED that nothing explains is WRONG."""
         if record.kind is not Kind.UNDECLARED:
             return record
+        if record.key in self.searches:
+            search = self.searches[record.key]
+            self.open[record.key] = search.left(self.open[record.key], self._again)
         names = list(self.open[record.key])
         if not names:
             return unexplained(record)
         verdict = replace(record.judgement.verdict, detail=f"fits {names[0]}")
         return replace(record, judgement=replace(record.judgement, verdict=verdict))
+
+    def _again(self, trial: Trial) -> tuple[Problem, Outcome]:
+        """A launch repeated: what it answers, and what came."""
+        problem = self.problem(trial.case).but(numerics=trial.numerics)
+        outcome = self.runner.run(trial.port, problem, trial.tactic)
+        return problem.but(layer=trial.layer), outcome
 
 
 def unexplained(record: Record) -> Record:
@@ -202,25 +176,27 @@ def verify(
     laws: Sequence[Law] = (),
     hearings: int = 1,
     seen: Callable[[Record], None] = lambda record: None,
+    runner: Runner | None = None,
 ) -> list[Record]:
     """Check `count` cases of every cell on every port that has the op; `seen` each.
 
     Then so many `hearings` of each law on each op of each port.
     """
-    verifier = Verifier()
+    verifier = Verifier(runner=runner or InProcess())
     records = []
     plan = schedule(ports, cells, count, seed)
-    for port, cell, case in chain(plan, heard(ports, cells, laws, hearings, seed)):
+    plan = chain(plan, heard(ports, cells, laws, hearings, seed))
+    for port, cell, case in announced(plan, verifier.runner):
         records.append(verifier.check(port, case, cell))
         seen(records[-1])
     return [verifier.settled(record) for record in records]
 
 
 def status(records: Sequence[Record]) -> int:
-    """The exit status: 1 if anything failed, 3 if nothing was executed, else 0."""
+    """The exit status: 1 if anything failed, 3 if nothing was decided, else 0."""
     if any(record.kind.failed for record in records):
         return 1
-    return 0 if any(record.kind.executed for record in records) else 3
+    return 0 if any(record.kind.decided for record in records) else 3
 
 
 def findings(records: Sequence[Record]) -> list[Finding]:

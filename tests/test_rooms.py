@@ -30,7 +30,8 @@ ROOMS = {
         loading regimes problem results compare vacuity
         stages reference judged evidence declarations
         guard runner judge exhibit laws worker strategies shrink diagnose identify
-        profiles plan schedule verify campaign score bench exchange expected report plugin cli
+        profiles plan schedule undeclared record verify campaign score bench exchange expected
+        report plugin cli
         conformance __main__
     """.split(),
 }

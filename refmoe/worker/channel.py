@@ -132,7 +132,7 @@ def _get(file: int, header: Header, size: int) -> torch.Tensor:
 def digest(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """A checksum of each tensor's bytes."""
     return {
-        name: zlib.crc32(span(tensor).numpy())
+        name: zlib.crc32(span(tensor).numpy().data)
         for name, tensor in tensors.items()
         if not tensor.is_meta
     }

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from oracle.spec import Layer
+from refmoe.case import Case
 from refmoe.guard import Guards
-from refmoe.laws import law_called
+from refmoe.laws import Law, law_called
 from refmoe.laws.relation import Launch, drive
 from refmoe.loading import load
 from refmoe.parse import parse
@@ -50,7 +51,7 @@ class Child:
     files: list[int]
     log: int
     ports: dict[str, Port] = field(default_factory=dict)
-    problems: dict[str, Problem] = field(default_factory=dict)
+    problems: dict[Case, Problem] = field(default_factory=dict)
     guards: Guards = field(default_factory=Guards)
     number: int = 0
     at: int = 0
@@ -111,27 +112,33 @@ class Child:
 
     def case(self, port: Port, request: Frame, file: int) -> None:
         """Every tactic of a case, or the launches of its law; those of `done` not."""
-        line = request["case"]
-        problem = self.problems.get(line) or build(parse(line, largest=None))
-        self.problems[line] = problem
-        if len(self.problems) > _KEPT:
-            del self.problems[next(iter(self.problems))]
+        case = parse(request["case"], largest=None)
+        problem = self.problem(case.but(law=None))
         self.begin("", "ask")
         defined = [encoded(part) for part in port.definition(problem.layer)]
-        tactics = port.tactics(problem.case)
+        tactics = port.tactics(case)
         names = [None if tactic is None else str(tactic) for tactic in tactics]
         layer = encoded(problem.layer)
         self.say("facts", layer=layer, definition=defined, tactics=names)
-        if problem.case.law is not None:
-            self.law(port, problem, file)
+        if case.law is not None:
+            law = law_called(case.law)
+            if law.objection(problem.case, port) is None:
+                self.law(law, port, problem, file)
             return
         for index, tactic in enumerate(tactics):
             if index not in request["done"]:
                 self.run(port, problem, tactic, str(index), file)
 
-    def law(self, port: Port, problem: Problem, file: int) -> None:
-        """The launches of a case's law, as `refmoe.laws.launched` has them."""
-        law = law_called(str(problem.case.law))
+    def problem(self, case: Case) -> Problem:
+        """The case's problem, kept for the other ports."""
+        if case not in self.problems:
+            self.problems[case] = build(case)
+        if len(self.problems) > _KEPT:
+            del self.problems[next(iter(self.problems))]
+        return self.problems[case]
+
+    def law(self, law: Law, port: Port, problem: Problem, file: int) -> None:
+        """The launches of a law, as `refmoe.laws.launched` has them."""
         memories: dict[str, dict[str, Any]] = {}
         given = None if problem.case.tactic is None else port.tactics(problem.case)[0]
 

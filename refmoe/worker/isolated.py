@@ -20,7 +20,7 @@ from refmoe.worker.facts import RemotePort, Tactic, facts_of
 from refmoe.worker.home import Home, Limits
 from refmoe.worker.host import Host
 from refmoe.worker.parcel import checked, inputs_of
-from refmoe.worker.ticket import Ticket
+from refmoe.worker.ticket import PortFailed, Ticket
 
 #: Exceptions of a port that cannot be loaded which mean what they mean here.
 _USAGE = {"ValueError": ValueError, "TypeError": TypeError, "ImportError": ImportError}
@@ -77,7 +77,7 @@ class Isolated:
         ticket = self._ticket(port, case)
         self._home(port.name).until(ticket, lambda ticket: ticket.tactics is not None)
         if ticket.tactics is None:
-            raise self._read(port, case, ticket).exception()
+            raise PortFailed(self._read(port, case, ticket).without)
         key = (port.name, decoded(Layer, ticket.layer))
         self.defined[key] = _definition(ticket.definition)
         return tuple(
@@ -121,7 +121,7 @@ class Isolated:
             return self._sent(port, problem, tactic)
         home.until(ticket, lambda ticket: name in ticket.outcomes)
         if name not in ticket.outcomes:
-            raise self._read(port, case, ticket).exception()
+            return self._read(port, case, ticket).without
         outcome = ticket.outcomes.pop(name)
         if ticket.done and not ticket.outcomes:
             self._read(port, case, ticket)
@@ -135,14 +135,14 @@ class Isolated:
     def hold(self, law: Law, port: Port, problem: Problem) -> Held:
         """The law's launches on the port, and what must agree among them."""
         assert isinstance(port, RemotePort), f"{port.name} lives in this process"
-        ticket = self._ticket(port, problem.case)
+        case = problem.case.but(law=law.name)
+        ticket = self._ticket(port, case)
         self._home(port.name).until(ticket, lambda ticket: False)
-        self._read(port, problem.case, ticket)
+        self._read(port, case, ticket)
 
         def recorded(step: Launch) -> Outcome:
-            if step.name not in ticket.outcomes:
-                raise ticket.exception()
-            return checked(ticket.outcomes[step.name], step.problem)
+            outcome = ticket.outcomes.get(step.name)
+            return checked(outcome or ticket.without, step.problem)
 
         return Held(*drive(law.steps(problem, port), recorded))
 
@@ -196,7 +196,7 @@ class Isolated:
         ticket = self._submit(port.name, request)
         self._home(port.name).until(ticket, lambda ticket: False)
         if ticket.failure is not None or ticket.error is not None:
-            raise ticket.exception()
+            raise PortFailed(ticket.without)
         return ticket.answer
 
     def _sent(self, port: Port, problem: Problem, tactic: Any) -> Outcome:
@@ -204,9 +204,7 @@ class Isolated:
         request = {"do": "problem", "tactic": getattr(tactic, "index", None)}
         ticket = self._submit(port.name, request, problem.case.op, problem)
         self._home(port.name).until(ticket, lambda ticket: False)
-        if "" not in ticket.outcomes:
-            raise ticket.exception()
-        return checked(ticket.outcomes[""], problem)
+        return checked(ticket.outcomes.get("", ticket.without), problem)
 
 
 def _definition(answer: Any) -> tuple[Layer, Numerics]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from refmoe.case import Case
 from refmoe.guard import Guards
@@ -12,6 +13,10 @@ from refmoe.port import Port
 from refmoe.problem import Problem
 from refmoe.runner import run
 from refmoe.verdict import Outcome
+
+#: Cases of a plan that are announced before their turn.
+AHEAD = 8
+T = TypeVar("T")
 
 
 class Runner(Protocol):
@@ -49,3 +54,14 @@ class InProcess:
 
     def distrust(self, port: Port) -> None:
         """There is no other process to go to."""
+
+
+def announced(
+    plan: Iterable[tuple[Port, T, Case]], runner: Runner
+) -> Iterator[tuple[Port, T, Case]]:
+    """The plan as it is; what comes next in it is announced to the runner."""
+    whole = list(plan)
+    for number, item in enumerate(whole):
+        for port, _, case in whole[number : number + AHEAD]:
+            runner.announce(port, case)
+        yield item

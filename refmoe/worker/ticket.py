@@ -11,7 +11,7 @@ from refmoe.worker.channel import Frame
 
 
 class PortFailed(Exception):
-    """A port did not answer what it was asked; `outcome` says why."""
+    """A port did not say what it declares; `outcome` is what it did instead."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.log)
@@ -51,12 +51,13 @@ class Ticket:
         self.outcomes, self.inputs, self.settled = {}, {}, set()
         self.request["done"] = []
 
-    def exception(self) -> PortFailed:
-        """What to raise where an answer is missing."""
+    @property
+    def without(self) -> Outcome:
+        """What a missing answer amounts to."""
         if self.failure is not None:
-            return PortFailed(self.failure)
+            return self.failure
         log = ": ".join(self.error or ("RuntimeError", "the worker gave no answer"))
-        return PortFailed(Outcome("crashed", log=log))
+        return Outcome("crashed", log=log)
 
 
 #: What a stack shows of the suite itself.
