@@ -14,7 +14,7 @@ from refmoe.stages import Stages
 from refmoe.vacuity import known
 from refmoe.verdict import Kind, Outcome, Verdict, severest
 
-__all__ = ["SELECTIONS", "Judgement", "explanations", "judge"]
+__all__ = ["SELECTIONS", "Judgement", "consistent", "judge"]
 
 _STATUS = {
     "missing": Kind.MISSING,
@@ -29,14 +29,15 @@ _STATUS = {
 class Judgement:
     """The verdict of a call, those of its results, and where it first diverged.
 
-    `fitting` holds the declarations that an UNDECLARED result fits, each with how far
-    it explains the result.
+    `fitting` names the declarations that an UNDECLARED result fits, `proofs` tells how
+    far each explains it.
     """
 
     verdict: Verdict
     results: tuple[Verdict, ...] = ()
     first: Verdict | None = None
-    fitting: Mapping[str, Evidence] = field(default_factory=dict)
+    fitting: tuple[str, ...] = ()
+    proofs: Mapping[str, Evidence] = field(default_factory=dict)
 
 
 def judge(
@@ -69,19 +70,20 @@ def judge(
         found = _held(call, found)
     if found.verdict.kind is not Kind.WRONG or not others:
         return found
-    fitting = {
+    explained = (Kind.BIT_EQUAL, Kind.WITHIN, Kind.AMBIGUOUS)
+    proofs = {
         name: proof
-        for name, proof in _explanations(call, others).items()
-        if proof.explains
+        for name, (kind, proof) in _tried(call, others).items()
+        if kind in explained and proof.explains
     }
-    if not fitting:
+    if not proofs:
         return found
-    detail = f"fits {next(iter(fitting))}"
-    verdict = replace(found.verdict, kind=Kind.UNDECLARED, detail=detail)
-    return replace(found, verdict=verdict, fitting=fitting)
+    fitting = tuple(proofs)
+    verdict = replace(found.verdict, kind=Kind.UNDECLARED, detail=f"fits {fitting[0]}")
+    return replace(found, verdict=verdict, fitting=fitting, proofs=proofs)
 
 
-def explanations(
+def consistent(
     problem: Problem,
     outcome: Outcome,
     others: Mapping[str, Numerics],
@@ -90,16 +92,23 @@ def explanations(
     signed_zeros: bool = False,
     oracle: Oracle = reference.trace,
 ) -> dict[str, Evidence]:
-    """The evidence for each of `others` that the outcome fits without a stretch."""
-    return _explanations(Call(problem, outcome, stable, signed_zeros, oracle), others)
+    """Those of `others` that an outcome inside its declaration does not contradict."""
+    call = Call(problem, outcome, stable, signed_zeros, oracle)
+    tried = _tried(call, others)
+    return {name: proof for name, (kind, proof) in tried.items() if not kind.failed}
 
 
-def _explanations(call: Call, others: Mapping[str, Numerics]) -> dict[str, Evidence]:
-    explained = (Kind.BIT_EQUAL, Kind.WITHIN, Kind.AMBIGUOUS)
-    return {
-        name: evidence(call, numerics)
+def _tried(
+    call: Call, others: Mapping[str, Numerics]
+) -> dict[str, tuple[Kind, Evidence]]:
+    """The verdict under each of `others`, and the evidence for it."""
+    kinds = {
+        name: _under(call.under(numerics)).verdict.kind
         for name, numerics in others.items()
-        if _under(call.under(numerics)).verdict.kind in explained
+    }
+    return {
+        name: (kind, Evidence() if kind.failed else evidence(call, others[name]))
+        for name, kind in kinds.items()
     }
 
 

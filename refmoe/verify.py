@@ -24,6 +24,14 @@ from refmoe.undeclared import Search, Trial
 from refmoe.verdict import Finding, Kind, Outcome, Verdict
 from refmoe.worker.runner import InProcess, Runner, announced
 
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What lies behind a failure: the smallest record alike, and the likely cause."""
+
+    smallest: Record
+    cause: str = ""
+
+
 #: Problems that are kept for the next port, and the largest that is, in elements.
 _KEPT, _LARGEST_KEPT = 256, 1 << 20
 

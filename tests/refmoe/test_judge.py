@@ -111,9 +111,9 @@ def test_judge_undeclared_names_what_fits(problem: Problem) -> None:
     others = {"one": Numerics(down="fp16"), "two": Numerics(router="bf16")}
     found = judge(problem, ran(2, 2, 2), others=others, oracle=oracle)
     assert (found.verdict.kind, found.verdict.detail) == (Kind.UNDECLARED, "fits one")
-    assert list(found.fitting) == ["one"]
+    assert found.fitting == ("one",)
     found = judge(problem, ran(3, 3, 3), others=others, oracle=oracle)
-    assert (found.verdict.kind, found.fitting) == (Kind.WRONG, {})
+    assert (found.verdict.kind, found.fitting) == (Kind.WRONG, ())
     assert judge(problem, ran(2, 2, 2), oracle=oracle).verdict.kind is Kind.WRONG
 
 
