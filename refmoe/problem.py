@@ -88,23 +88,6 @@ def move(value: Any, device: str) -> Any:
     return mapped(value, lambda tensor: copied(tensor, device))
 
 
-def overwrite(old: Any, new: Any) -> Any:
-    """`old` with the bits of `new`, where every tensor fits; else `new`."""
-    places, sources = tensors(old), tensors(new)
-    if not sources or _outlines(places) != _outlines(sources):
-        return new
-    for name, source in sources.items():
-        places[name].copy_(source)
-    return old
-
-
-def _outlines(parts: dict[str, torch.Tensor]) -> dict[str, tuple[object, ...]]:
-    return {
-        name: (part.shape, part.stride(), part.dtype, part.device)
-        for name, part in parts.items()
-    }
-
-
 def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
     """Every tensor inside `value` by a dotted name."""
     if isinstance(value, torch.Tensor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from oracle.params import Blocks
 from oracle.trace import TAPS
 from refmoe.case import Case
+from refmoe.graph import replayed
 from refmoe.guard import Guards, Launch
 from refmoe.port import Port, accepts
 from refmoe.problem import Problem, move
@@ -25,6 +27,7 @@ def run(
     tactic: Any = None,
     *,
     memory: dict[str, Any] | None = None,
+    captured: Problem | None = None,
     guards: Guards | None = None,
 ) -> Outcome:
     """Call the port's op on fresh copies of the problem's tensors, guarded.
@@ -34,7 +37,9 @@ def run(
     the call did to memory (`refmoe.guard`). `tactic` is one of those that the port
     offers, passed on where the op takes one.
     `memory` keeps the tensors: a call of the same shapes finds its own at the same
-    addresses. `guards` is what a process keeps from one call to the next.
+    addresses. `captured` is a problem of those shapes: the call is captured on it in a
+    CUDA graph, which is then replayed on `problem`. `guards` is what a process keeps
+    from one call to the next.
     """
     case = problem.case
     function = port.ops.get(case.op)
@@ -49,16 +54,30 @@ def run(
     except (Exception, SystemExit) as error:
         return _failed(error)
     wanted = want if accepts(function, "out") else {}
-    given = {"params": problem.params, **problem.inputs}
     kept = {} if memory is None else memory
-    launch = Launch(
-        given, {**wanted, **scratch}, port.device, case.seed, kept.get("launch")
-    )
-    kept["launch"] = launch
+
+    def placed(held: Problem) -> Launch:
+        """The problem's tensors, in the place of those that were there before."""
+        given = {"params": held.params, **held.inputs}
+        before = kept.get("launch")
+        launch = Launch(given, {**wanted, **scratch}, port.device, case.seed, before)
+        kept["launch"] = launch
+        return launch
+
+    held = captured or problem
+    launch = placed(held)
     exposed: dict[str, Any] = {}
     try:
         with torch.no_grad():
-            result = _call(port, op, function, problem, launch, exposed, tactic)
+            call = _bound(port, op, function, held, launch, exposed, tactic)
+            if captured is None:
+                with launch.entered():
+                    result = call()
+                    if port.device.startswith("cuda"):
+                        torch.cuda.synchronize(port.device)
+            else:
+                result = replayed(call, lambda: placed(problem), port.device)
+                launch = kept["launch"]
     except (Exception, SystemExit) as error:
         return _failed(error)
     buffers = {name: launch.buffers[name] for name in wanted}
@@ -74,7 +93,7 @@ def run(
     return Outcome("ran", outputs, taps, tuple(violations + unknown))
 
 
-def _call(
+def _bound(
     port: Port,
     op: Op,
     function: Callable[..., Any],
@@ -82,7 +101,8 @@ def _call(
     launch: Launch,
     exposed: dict[str, Any],
     tactic: Any,
-) -> Any:
+) -> Callable[[], Any]:
+    """The call with its arguments, those alone that the function has."""
     offered: dict[str, Any] = {"layer": problem.layer, "top_k": problem.layer.top_k}
     offered |= launch.arguments
     keywords = {name: offered[name] for name in op.keywords if name in offered}
@@ -104,11 +124,7 @@ def _call(
         keywords["out"] = outs[0] if len(outs) == 1 else outs
     arguments = [offered[field.name] for field in op.arguments]
     keywords = {key: item for key, item in keywords.items() if accepts(function, key)}
-    with launch.entered():
-        result = function(*arguments, **keywords)
-        if port.device.startswith("cuda"):
-            torch.cuda.synchronize(port.device)
-    return result
+    return partial(function, *arguments, **keywords)
 
 
 def _workspace(

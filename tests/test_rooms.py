@@ -29,8 +29,8 @@ ROOMS = {
         verdict protocol generator case parse dimensions views ranks supports port
         loading regimes problem results compare vacuity
         stages reference judged evidence declarations
-        guard runner judge exhibit laws worker strategies shrink diagnose identify
-        profiles plan schedule undeclared record verify campaign score bench exchange expected
+        graph guard runner judge exhibit laws worker strategies shrink diagnose identify
+        profiles plan schedule undeclared departure record verify campaign score bench exchange expected
         report plugin cli
         conformance __main__
     """.split(),

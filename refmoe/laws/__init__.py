@@ -10,7 +10,7 @@ from refmoe.laws.experts import EXPERT_NUMBERS, MORE_EXPERTS
 from refmoe.laws.judge import Held, judge_law, launched, recorded
 from refmoe.laws.parts import EXPERT_RANKS, MODULAR, TACTICS, TENSOR_RANKS
 from refmoe.laws.relation import Law
-from refmoe.laws.state import NEAR, OVERWRITTEN, REPEAT, REPLAY
+from refmoe.laws.state import CAPTURED, NEAR, OVERWRITTEN, REPEAT, REPLAY
 from refmoe.laws.tokens import BATCH, TOKEN_ORDER
 from refmoe.laws.widths import ZERO_PADDING
 from refmoe.protocol import suggestion
@@ -23,7 +23,7 @@ LAWS: dict[str, Law] = {
     law.name: law
     for law in (
         TOKEN_ORDER, BATCH, EXPERT_NUMBERS, MORE_EXPERTS, ZERO_PADDING,
-        REPLAY, REPEAT, OVERWRITTEN, NEAR,
+        REPLAY, REPEAT, OVERWRITTEN, CAPTURED, NEAR,
         TACTICS, MODULAR, EXPERT_RANKS, TENSOR_RANKS,
     )
 }  # fmt: skip

@@ -37,7 +37,7 @@ def launched(law: Law, port: Port, problem: Problem) -> Held:
     def launch(step: Launch) -> Outcome:
         memory = memories.setdefault(step.memory or f"of {step.name}", {})
         tactic = given if step.tactic is None else step.tactic
-        return run(port, step.problem, tactic, memory=memory)
+        return run(port, step.problem, tactic, memory=memory, captured=step.captured)
 
     return Held(*drive(law.steps(problem, port), launch))
 

@@ -20,12 +20,15 @@ class Launch:
 
     Launches with the same `memory` find their tensors at the same addresses, each with
     the values of its own problem; the tensors of all others live on beside them.
+    `captured` is a problem whose call is captured in a CUDA graph; the launch replays
+    it on the values of `problem`.
     """
 
     name: str
     problem: Problem
     tactic: Any = None
     memory: str = ""
+    captured: Problem | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -64,6 +64,15 @@ def _overwritten(problem: Problem, port: Port) -> Steps:
     return [Agreement(Side((fresh,)), Side((overwritten,)))]
 
 
+def _captured(problem: Problem, port: Port) -> Steps:
+    """A call, and a graph that was captured on other values and replayed on these."""
+    other = _seeded(problem, 1).but(params=problem.params)
+    called = Launch("called", problem)
+    replayed = Launch("replayed", problem, captured=other)
+    yield from each(called, replayed)
+    return [Agreement(Side((called,)), Side((replayed,)))]
+
+
 def _near(problem: Problem, port: Port) -> Steps:
     """After the problem one like it but for a few elements, and that with rows rotated.
 
@@ -124,6 +133,14 @@ def _empty(case: Case, port: Port) -> str | None:
     return None if case.T else "without rows nothing is computed"
 
 
+def _no_graph(case: Case, port: Port) -> str | None:
+    if not port.get("graph_safe", False):
+        return "the port does not declare graph_safe"
+    if not port.device.startswith("cuda"):
+        return f"there are no graphs on {port.device}"
+    return _empty(case, port)
+
+
 def _alone(case: Case, port: Port) -> str | None:
     return entangled(case)
 
@@ -153,6 +170,15 @@ OVERWRITTEN = Law(
     _overwritten,
     _empty,
     "cached_by_identity",
+    ((5, 64, 32), (18, 96, 64)),
+)
+CAPTURED = Law(
+    "captured",
+    "a CUDA graph replayed on other values than it was captured on: `graph_safe`",
+    tuple(OPS),
+    _captured,
+    _no_graph,
+    "scalar_read_at_capture",
     ((5, 64, 32), (18, 96, 64)),
 )
 NEAR = Law(

@@ -145,7 +145,10 @@ class Child:
         def launched(step: Launch) -> Outcome:
             memory = memories.setdefault(step.memory or f"of {step.name}", {})
             tactic = given if step.tactic is None else step.tactic
-            return self.run(port, step.problem, tactic, step.name, file, memory=memory)
+            return self.run(
+                port, step.problem, tactic, step.name, file,
+                memory=memory, captured=step.captured,
+            )  # fmt: skip
 
         drive(law.steps(problem, port), launched)
 
@@ -156,12 +159,12 @@ class Child:
         tactic: Any,
         name: str,
         file: int,
-        **memory: Any,
+        **place: Any,
     ) -> Outcome:
         """Launch, and say what came of it."""
         inputs = digest(inputs_of(problem))
         self.begin(name, "call")
-        outcome = run(port, problem, tactic, guards=self.guards, **memory)
+        outcome = run(port, problem, tactic, guards=self.guards, **place)
         if outcome.status == "crashed":
             self.broken = any(word in outcome.log for word in _STICKY)
         frame, self.at = outcome_frame(outcome, file, self.at)

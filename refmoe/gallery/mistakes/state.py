@@ -68,6 +68,16 @@ def rows_of_a_larger_call(
     return y
 
 
+@mistake(
+    "weighted", op="combine", attributes={"graph_safe": True},
+    shows="a CUDA graph that is replayed on other values",
+)  # fmt: skip
+def scalar_read_at_capture(stage: Stage, rows: Tensor, weights: Tensor) -> Tensor:
+    """The least weight is read on the host, where a graph keeps it as a bound."""
+    least = float(weights.min()) if weights.numel() else 0.0
+    return stage(rows, weights.clamp(min=least))
+
+
 @mistake("routed", reference="DeepGEMM#451", shows="other weights of the same shape")
 def weights_prepared_once(
     stage: Stage,
