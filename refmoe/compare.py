@@ -56,9 +56,7 @@ def compare(
         turned &= got.signbit() != tap.value.signbit()
         error = error.masked_fill(turned, math.inf)
     bad = error > worst
-    ratio = error / torch.maximum(worst, _half_ulp(tap.value, dtype))
-    ratio = torch.where((error == 0) | (worst == torch.inf), 0.0, ratio)
-    ratio = torch.where(bad, ratio.clamp_min(1.0), ratio.clamp_max(1.0))
+    ratio = _ratio(error, worst, tap.value, dtype)
     index = unravel(int(ratio.argmax()), got.shape)
     centre, reach = float(tap.value[index]), float(worst[index])
     if bool(bad.any()):
@@ -80,6 +78,22 @@ def compare(
         dtype,
         probability=tap.probability if kind is Kind.SUSPECT else None,
     )
+
+
+def ratios(tap: Tap, got: torch.Tensor, numerics: Numerics) -> torch.Tensor:
+    """The ratio of every element of a float tap: f64, as `got`."""
+    dtype = NAMES[got.dtype]
+    tap = bounds.rounded(tap, dtype, numerics)
+    worst = torch.zeros_like(tap.value) if tap.worst is None else tap.worst
+    return _ratio(distance(got.double(), tap.value), worst, tap.value, dtype)
+
+
+def _ratio(
+    error: torch.Tensor, worst: torch.Tensor, value: torch.Tensor, dtype: str
+) -> torch.Tensor:
+    ratio = error / torch.maximum(worst, _half_ulp(value, dtype))
+    ratio = torch.where((error == 0) | (worst == torch.inf), 0.0, ratio)
+    return torch.where(error > worst, ratio.clamp_min(1.0), ratio.clamp_max(1.0))
 
 
 def outside(tap: Tap, got: torch.Tensor, numerics: Numerics) -> torch.Tensor:
