@@ -56,9 +56,9 @@ class Stages:
                 known = ", ".join(self.trace)
                 self._wrong(name, f"the oracle has no tap {name} here; it has {known}")
             elif name.endswith(("_codes", "_scales")):
-                self._judge_bytes(name, self._ordered(name, got))
+                self._judge_bytes(name, self.ordered(name, got))
             else:
-                self._judge_tap(name, self._ordered(name, got))
+                self._judge_tap(name, self.ordered(name, got))
 
     def _judge_tap(self, name: str, got: torch.Tensor) -> None:
         tap, numerics = self.trace[name], self.problem.numerics
@@ -89,7 +89,7 @@ class Stages:
             return
         if part == "codes":
             return
-        stored = self._ordered(codes, self.exposed[codes])
+        stored = self.ordered(codes, self.exposed[codes])
         if stored.shape == self.trace[codes].value.shape:
             found = compare_bytes(stem, self.trace, stored, got)
             self.verdicts += found
@@ -106,7 +106,7 @@ class Stages:
         self.given |= given
         self.trace = self.oracle(self.problem, given=self.given)
 
-    def _ordered(self, name: str, got: torch.Tensor) -> torch.Tensor:
+    def ordered(self, name: str, got: torch.Tensor) -> torch.Tensor:
         """Rows of a permuted tap in the oracle's order."""
         if name == "rows" and got.shape == self.trace[name].value.shape:
             self.order = _matching(self.trace[name].value, got.long())
