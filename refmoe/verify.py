@@ -12,6 +12,7 @@ from oracle.numerics import PRESETS, Numerics
 from oracle.spec import Layer
 from refmoe.case import Case, elements
 from refmoe.declarations import others
+from refmoe.exhibit import Album
 from refmoe.judge import Judgement, judge
 from refmoe.laws import Law, judge_law, law_called
 from refmoe.plan import Cell
@@ -47,6 +48,7 @@ class Verifier:
     open: dict[tuple[object, ...], dict[str, Numerics]] = field(default_factory=dict)
     searches: dict[tuple[object, ...], Search] = field(default_factory=dict)
     runner: Runner = field(default_factory=InProcess)
+    album: Album = field(default_factory=Album)
     problems: OrderedDict[Case, Problem] = field(default_factory=OrderedDict)
 
     def problem(self, case: Case) -> Problem:
@@ -120,6 +122,9 @@ class Verifier:
         return Record(
             port.name, cell, str(case), key, judgement, seconds, deviation, outcome.log,
             "" if tactic is None else str(tactic),
+            exhibit=self.album.picture(
+                (port.name, cell.op, cell.subject), declared, outcome, judgement
+            ),
         )  # fmt: skip
 
     def _known(
@@ -185,12 +190,14 @@ def verify(
     hearings: int = 1,
     seen: Callable[[Record], None] = lambda record: None,
     runner: Runner | None = None,
+    pictures: int = 0,
 ) -> list[Record]:
     """Check `count` cases of every cell on every port that has the op; `seen` each.
 
-    Then so many `hearings` of each law on each op of each port.
+    Then so many `hearings` of each law on each op of each port. So many findings of
+    each op and subject of a port get `pictures`.
     """
-    verifier = Verifier(runner=runner or InProcess())
+    verifier = Verifier(runner=runner or InProcess(), album=Album(pictures))
     records = []
     plan = schedule(ports, cells, count, seed)
     plan = chain(plan, heard(ports, cells, laws, hearings, seed))
