@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from oracle.spec import BlockFormat, Layer
-from refmoe.case import Case, format_of, model_of
+from refmoe.case import Case, format_of, model_of, rank_of
+from refmoe.parse import parse
+from refmoe.profiles import PROFILES, words
 from refmoe.protocol import OPS
 from refmoe.regimes import regime
 
@@ -30,18 +32,25 @@ DEFAULT_MODELS = (
     "mixtral-8x7b", "gpt-oss-120b", "qwen3-30b-a3b", "deepseek-v3", "deepseek-v4-flash",
 )  # fmt: skip
 DEFAULT_FORMATS = ("mxfp4", "mxfp8_e4m3", "nvfp4")
+_FORMATTED = ("quantize", "dequantize", "grouped_quantize")
+#: Fields of a profile's cases, where it does not give them.
+_ORDINARY = {"T": "5", "H": "64", "I": "64", "E": "9", "k": "4"}
 #: Limit at which sigmoid(alpha * gate) is 1 for every alpha in use.
 _SATURATED_LIMIT = 64.0
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of the report: an op, what it is applied to, and a regime."""
+    """One cell of the report: an op, what it is applied to, and a regime.
+
+    Its cases have ordinary structure and many sizes, or those of a `profile`.
+    """
 
     op: str
     #: A model, a block format, or "-" where sizes alone decide.
     subject: str
     regime: str
+    profile: str = ""
 
 
 def cells(
@@ -54,9 +63,10 @@ def cells(
 ) -> list[Cell]:
     """Every cell of a run: layered ops for each model, quantising ones per format.
 
+    The profiles come after all else, in the ordinary regime, or the first one given.
     `confined` leaves out regimes that suit other ops only.
     """
-    found = []
+    found, structured = [], []
     for op in ops:
         if OPS[op].layered:
             subjects: Sequence[str] = models
@@ -71,15 +81,21 @@ def cells(
             if not confined or not regime(name).suits or op in regime(name).suits
         ]
         found += [Cell(op, subject, rule) for subject in subjects for rule in rules]
-    return found
-
-
-_FORMATTED = ("quantize", "dequantize", "grouped_quantize")
+        structured += [
+            Cell(op, subject, "randn" if "randn" in rules else rules[0], profile)
+            for profile in PROFILES
+            if rules and words(profile, op)
+            for subject in subjects
+        ]
+    return found + structured
 
 
 def cases(cell: Cell, count: int, seed: int = 0) -> Iterator[Case]:
     """The first `count` cases of a cell, each with a seed of its own."""
     for number in range(count):
+        if cell.profile:
+            yield _structured(cell, number, seed + number)
+            continue
         tokens, hidden, intermediate, load = _SIZES[number % len(_SIZES)]
         case = Case(
             cell.op,
@@ -112,18 +128,22 @@ def _needed(case: Case) -> Case:
 
 
 def _of_format(case: Case, name: str, number: int) -> Case:
-    from oracle.blocks import preset
-
-    form = preset(name)
-    step, rows = _step(form), form.block[0] or 1
-    assert case.H is not None
-    case = case.but(format=name, H=-(-case.H // step) * step)
     if case.op == "grouped_quantize":
         case = case.but(E=2 + number % 3, k=1 + number % 2)
-    elif case.op == "dequantize":
+    return _fitted_to_format(case.but(format=name))
+
+
+def _fitted_to_format(case: Case) -> Case:
+    """The case at the nearest sizes that are whole blocks."""
+    form = format_of(case.format or "mxfp8_e4m3")
+    assert isinstance(form, BlockFormat)
+    step, rows = _step(form), form.block[0] or 1
+    assert case.H is not None
+    case = case.but(H=-(-case.H // step) * step)
+    if case.op == "dequantize":
         # Rows of the blocks are tokens here: whole blocks, so at least one.
         case = case.but(T=-(-max(case.T, 1) // rows) * rows)
-    elif not form.ragged:
+    elif case.op == "quantize" and not form.ragged:
         case = case.but(T=-(-case.T // rows) * rows)
     return _needed(case)
 
@@ -136,27 +156,58 @@ def _of_model(case: Case, model: str, intermediate: int, number: int) -> Case:
         k = 1 << (k.bit_length() - 1)
     factor = _EXPERTS[number % len(_EXPERTS)]
     groups = layer.routing.groups
-    if groups > 1:
-        per_group = max(factor, -(-k // layer.routing.top_groups))
-        experts = groups * per_group
-    else:
-        experts = max(factor * k, 4) + number % 2
+    experts = factor * groups if groups > 1 else max(factor * k, 4) + number % 2
+    if case.regime == "exact" and layer.activation.limit and number % 2:
+        case = case.but(changes=(("activation.limit", _SATURATED_LIMIT),))
+    experts = min(experts, layer.experts)
+    return _fitted(case.but(model=model, I=intermediate, E=experts, k=k))
+
+
+def _structured(cell: Cell, number: int, seed: int) -> Case:
+    """A case of the cell's profile; after the last one comes the first, drawn anew."""
+    every = words(cell.profile, cell.op)
+    given = dict(word.split("=") for word in every[number % len(every)].split())
+    given = {**_ORDINARY, **given, "regime": cell.regime, "seed": str(seed)}
+    case = parse(" ".join([cell.op, *(f"{key}={text}" for key, text in given.items())]))
+    if OPS[cell.op].layered:
+        return _needed(_fitted(case.but(model=cell.subject)))
+    if cell.op in _FORMATTED:
+        return _fitted_to_format(case.but(format=cell.subject))
+    return _needed(case)
+
+
+def _fitted(case: Case) -> Case:
+    """The case at the nearest sizes that its model takes, none of them smaller."""
+    layer = case.but(H=None, I=None, E=None, k=None, changes=()).layer
+    routing = layer.routing
+    assert case.H is not None
+    assert case.I is not None
+    assert case.E is not None
+    assert case.k is not None
+    k = 2 if routing.method == "sparsemixer" else case.k
+    experts = max(case.E, k)
+    if routing.groups > 1:
+        per_group = -(-experts // routing.groups)
+        per_group = max(per_group, -(-k // routing.top_groups), 2)
+        experts = routing.groups * per_group
     step = _layer_step(layer)
-    changes: dict[str, int | float] = {}
+    rank, size = rank_of(case.shard or "0/1")
+    each = _layer_step(layer, whole=size > 1) * size
+    wide = -(-case.I // each) * each
+    changes = dict(case.changes)
     if layer.shared is not None:
         # As many experts wide as the model's own, where that is a whole number.
         times = max(layer.shared.count, layer.shared.intermediate // layer.intermediate)
-        changes["shared.intermediate"] = -(-intermediate // step) * step * times
-    if layer.routing.zero_experts:
+        changes["shared.intermediate"] = wide * times
+    if routing.zero_experts:
         changes["routing.zero_experts"] = 4
-    if case.regime == "exact" and layer.activation.limit and number % 2:
-        changes["activation.limit"] = _SATURATED_LIMIT
-    assert case.H is not None
+        if size > 1 and rank:
+            # Identity experts belong to the first rank.
+            case = case.but(shard=f"0/{size}")
     return case.but(
-        model=model,
         H=-(-case.H // step) * step,
-        I=-(-intermediate // step) * step,
-        E=min(experts, layer.experts),
+        I=wide,
+        E=experts,
         k=k,
         changes=tuple(sorted(changes.items())),
     )
@@ -173,13 +224,13 @@ def _fits_any_rows(name: str) -> bool:
     return isinstance(form, BlockFormat) and (form.ragged or form.block[0] <= 1)
 
 
-def _step(form: str | BlockFormat) -> int:
-    """Multiples that an axis must have for whole blocks."""
-    if isinstance(form, str) or form.ragged:
+def _step(form: str | BlockFormat, whole: bool = False) -> int:
+    """Multiples that an axis must have, for whole blocks where they must be whole."""
+    if isinstance(form, str) or (form.ragged and not whole):
         return 1
     return math.lcm(*(size for size in form.block if size))
 
 
-def _layer_step(layer: Layer) -> int:
+def _layer_step(layer: Layer, whole: bool = False) -> int:
     forms = (layer.weights, layer.activations, layer.requantize)
-    return math.lcm(*(_step(form) for form in forms))
+    return math.lcm(*(_step(form, whole) for form in forms))

@@ -33,7 +33,7 @@ def laid_out(tensor: torch.Tensor, memory: str) -> torch.Tensor:
 
     strided: rows are GAP elements wider than they are; transposed: the last two axes
     change places; both leave tensors of one axis dense. offset: starts one element
-    behind an aligned address. What lies between is NaN, or -1 for integers.
+    behind an aligned address. What lies between is 192, or -1 for integers.
     """
     if tensor.is_meta or memory == "contiguous":
         return tensor
@@ -72,7 +72,7 @@ def copied(tensor: torch.Tensor, device: str) -> torch.Tensor:
 
 
 def _unused(dtype: torch.dtype) -> float:
-    """A value that a kernel never meets unless it reads what is not its own."""
+    """A value that shows in any result, and that no kernel refuses as it would NaN."""
     if dtype.is_floating_point:
-        return float("nan")
+        return 192.0
     return -1 if dtype.is_signed else 255

@@ -30,7 +30,7 @@ ROOMS = {
         loading regimes problem results compare vacuity
         stages reference judged evidence declarations
         graph guard runner judge exhibit laws worker strategies shrink diagnose identify
-        profiles plan schedule undeclared departure record verify campaign score bench exchange expected
+        profiles plan schedule undeclared departure record verify study campaign score bench exchange expected
         report plugin cli
         conformance __main__
     """.split(),

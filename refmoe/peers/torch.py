@@ -10,6 +10,7 @@ from oracle.blocks import preset
 from oracle.numerics import Numerics
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
+from refmoe.supports import Supports
 
 name = "torch"
 version = torch.__version__
@@ -17,6 +18,10 @@ device = "cpu"
 #: Sums in fp32, rounded once to the type of the operands.
 numerics = Numerics()
 
+#: Rows past the last offset are never written, and columns must lie together.
+_TAKES = Supports(
+    memory=("contiguous", "strided", "offset"), slots=("all", "some", "twice")
+)
 _CASTS = {
     "e4m3": torch.float8_e4m3fn,
     "e5m2": torch.float8_e5m2,
@@ -29,6 +34,9 @@ def supports(case: Any) -> bool | str:
     """Rows of whole 16-byte words; FP8 and INT8 elements."""
     if case.op == "dequantize":
         return _unsupported(preset(case.format)) or True
+    reason = _TAKES.reason(case)
+    if reason is not None:
+        return reason
     layer = case.layer
     size = {"bf16": 2, "fp16": 2, "fp32": 4}.get(layer.dtype)
     if size is None or not isinstance(layer.weights, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from oracle.blocks import dequantize, preset, quantize
 from oracle.params import Params
 from oracle.spec import Layer, Shared
+from refmoe.case import Case
 from refmoe.loading import load
 from refmoe.peers import defaults, transformers
 from refmoe.peers.transformers import BLOCKS, port
@@ -26,7 +27,9 @@ def _layer(name: str) -> Layer:
 
 
 def _case(layer: Layer) -> SimpleNamespace:
-    return SimpleNamespace(op="moe", layer=layer)
+    case = Case("moe")
+    given = {field.name: getattr(case, field.name) for field in fields(Case)}
+    return SimpleNamespace(**given, layer=layer)
 
 
 @pytest.mark.parametrize("name", [*defaults(), "refmoe.peers.transformers:llama4"])

@@ -16,7 +16,10 @@ from refmoe.peers.require import require
 from refmoe.peers.transformers.block import Block
 from refmoe.peers.transformers.fill import DTYPES, dequantised, exactly, filled
 from refmoe.peers.transformers.logits import injected
+from refmoe.supports import Supports
 
+#: The blocks count ids one-hot, and have one activation for all experts.
+_TAKES = Supports(slots=("all", "twice"), constants=("layer",))
 #: How transformers runs the experts: a loop over them, one bmm, or one grouped GEMM.
 EXPERTS = ("eager", "batched_mm", "grouped_mm")
 
@@ -63,7 +66,7 @@ class Adapter:
 
     def supports(self, case: Any) -> bool | str:
         """Whether the case's layer is one that the block's code implements."""
-        return self.block.unsupported(case.layer) or True
+        return _TAKES.reason(case) or self.block.unsupported(case.layer) or True
 
     def declares(self, layer: Layer) -> tuple[Layer, Numerics]:
         """What the code computes for a model's layer, and how it rounds."""
