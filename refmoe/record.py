@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from refmoe.exhibit import Exhibit
 from refmoe.judge import Judgement
+from refmoe.parse import parse
 from refmoe.plan import Cell
 from refmoe.verdict import Finding, Kind
 
@@ -29,14 +30,23 @@ class Record:
     log: str = ""
     tactic: str = ""
     exhibit: Exhibit | None = None
+    study: Study | None = None
 
     @property
     def kind(self) -> Kind:
         """The kind of the verdict."""
         return self.judgement.verdict.kind
 
+    @property
+    def empty(self) -> bool:
+        """Whether the case has no token."""
+        return parse(self.case, largest=None).T == 0
+
     def finding(self) -> Finding:
         """The record as a finding."""
+        if self.study is not None:
+            found = self.study.smallest.finding()
+            return replace(found, cause=self.study.cause, first_seen=self.case)
         judgement = self.judgement
         return Finding(
             self.case, self.cell.op, self.port, judgement.verdict, judgement.first,
@@ -51,3 +61,11 @@ class Record:
             self.case, self.cell.op, self.port, self.deviation.verdict,
             self.deviation.first, deviation=True,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What lies behind a failure: the smallest record alike, and the likely cause."""
+
+    smallest: Record
+    cause: str = ""

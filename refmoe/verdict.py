@@ -118,6 +118,7 @@ class Finding:
 
     `first` is the first stage that diverges, where the port exposes its stages. A
     `deviation` departs from the model's definition but does what the port declares.
+    `first_seen` is the case that showed it, where `case` is a smaller one alike.
     """
 
     case: str
@@ -127,6 +128,7 @@ class Finding:
     first: Verdict | None = None
     deviation: bool = False
     cause: str = ""
+    first_seen: str = ""
     tactic: str = ""
     log: str = ""
     #: Its pictures, where they were asked for.

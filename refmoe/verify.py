@@ -12,6 +12,7 @@ from oracle.numerics import PRESETS, Numerics
 from oracle.spec import Layer
 from refmoe.case import Case, elements
 from refmoe.declarations import others
+from refmoe.departure import nothing, other_tensors
 from refmoe.exhibit import Album
 from refmoe.judge import Judgement, judge
 from refmoe.laws import Law, judge_law, law_called
@@ -24,14 +25,6 @@ from refmoe.schedule import schedule as schedule
 from refmoe.undeclared import Search, Trial
 from refmoe.verdict import Finding, Kind, Outcome, Verdict
 from refmoe.worker.runner import InProcess, Runner, announced
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """What lies behind a failure: the smallest record alike, and the likely cause."""
-
-    smallest: Record
-    cause: str = ""
-
 
 #: Problems that are kept for the next port, and the largest that is, in elements.
 _KEPT, _LARGEST_KEPT = 256, 1 << 20
@@ -70,19 +63,23 @@ class Verifier:
         """
         regime = case.regime if case.law is None else f"law:{case.law}"
         cell = cell or Cell(case.op, case.model or case.format or "-", regime)
-        problem = self.problem(case.but(law=None))
         try:
-            tactics = port.tactics(case)
-            layer, numerics = port.definition(problem.layer)
+            reason = port.unsupported(case) if case.op in port.ops else None
+            tactics = () if reason else port.tactics(case)
         except Exception as error:
-            log = f"{type(error).__name__}: {error}"
-            outcome = getattr(error, "outcome", Outcome("crashed", log=log))
-            lost = judge(problem, outcome)
-            return Record(port.name, cell, str(case), (), lost, 0.0, log=outcome.log)
+            return _lost(port, cell, case, error)
         if not tactics:
-            reason = f"the port offers no tactic {case.tactic} for this case"
+            reason = reason or f"the port offers no tactic {case.tactic} for this case"
             none = Judgement(Verdict(Kind.UNSUPPORTED, detail=reason))
             return Record(port.name, cell, str(case), (), none, 0.0, log=reason)
+        problem = self.problem(case.but(law=None))
+        try:
+            layer, numerics = port.definition(problem.layer)
+        except Exception as error:
+            return _lost(port, cell, case, error)
+        other = other_tensors(problem.layer, layer)
+        if other is not None:
+            return Record(port.name, cell, str(case), (), other, 0.0)
         if case.numerics is not None:
             numerics = PRESETS[case.numerics]
         problem = problem.but(numerics=numerics)
@@ -118,6 +115,7 @@ class Verifier:
         if arithmetic and layer != problem.layer:
             against = judge(problem, outcome, stable=stable)
             deviation = against if against.verdict.kind.failed else None
+            judgement = nothing(outcome, deviation) or judgement
         seconds = time.perf_counter() - start
         return Record(
             port.name, cell, str(case), key, judgement, seconds, deviation, outcome.log,
@@ -173,6 +171,15 @@ class Verifier:
         return problem.but(layer=trial.layer), outcome
 
 
+def _lost(port: Port, cell: Cell, case: Case, error: Exception) -> Record:
+    """The record of a port that did not say what it declares."""
+    crash = Outcome("crashed", log=f"{type(error).__name__}: {error}")
+    outcome: Outcome = getattr(error, "outcome", crash)
+    verdict = Verdict(Kind(outcome.status.upper()), detail=outcome.log)
+    judgement = Judgement(verdict)
+    return Record(port.name, cell, str(case), (), judgement, 0.0, log=outcome.log)
+
+
 def unexplained(record: Record) -> Record:
     """An UNDECLARED record as WRONG: what fits it does not fit the other cases."""
     detail = "no one known arithmetic fits this and the other cases"
@@ -208,18 +215,25 @@ def verify(
 
 
 def status(records: Sequence[Record]) -> int:
-    """The exit status: 1 if anything failed, 3 if nothing was decided, else 0."""
+    """The exit status: 1 if anything failed, 3 if nothing was decided, else 0.
+
+    Cases without tokens decide nothing: whoever returns nothing passes them.
+    """
     if any(record.kind.failed for record in records):
         return 1
-    return 0 if any(record.kind.decided for record in records) else 3
+    told = (record.kind.decided and not record.empty for record in records)
+    return 0 if any(told) else 3
 
 
 def findings(records: Sequence[Record]) -> list[Finding]:
-    """Findings of all records worth a report, the severest and largest errors first."""
+    """Findings of all records worth a report, the severest first.
 
-    def weight(finding: Finding) -> tuple[int, float]:
-        verdict: Verdict = finding.verdict
-        return -verdict.kind.severity, -(verdict.ratio or 0.0)
+    Among them those that were studied, then the largest errors.
+    """
 
-    found = [record.finding() for record in records if record.kind.reported]
-    return sorted(found, key=weight)
+    def weight(record: Record) -> tuple[int, bool, float]:
+        verdict = record.judgement.verdict
+        return -verdict.kind.severity, record.study is None, -(verdict.ratio or 0.0)
+
+    reported = [record for record in records if record.kind.reported]
+    return [record.finding() for record in sorted(reported, key=weight)]

@@ -6,5 +6,8 @@ from __future__ import annotations
 def main() -> None:
     """Run the command line; typer and rich are imported here, not with the package."""
     from refmoe.cli.app import app
+    from refmoe.cli.files import writing
 
+    for command in writing:
+        app.command()(command)
     app(prog_name="refmoe")

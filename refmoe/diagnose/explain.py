@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -50,15 +52,24 @@ class Cause:
 
 
 def explain(
-    evidence: Sequence[Evidence], hypotheses: Iterable[Hypothesis]
+    evidence: Sequence[Evidence],
+    hypotheses: Iterable[Hypothesis],
+    *,
+    seconds: float = math.inf,
 ) -> list[Cause]:
     """The hypotheses under which every wrong call is right, the best first.
 
     Those that contradict no right call come first, then those that predict more calls
     bit for bit; among equals the order of `hypotheses` decides, the likeliest first.
+    After `seconds` no further hypothesis is tried.
     """
-    found = [_tried(hypothesis, evidence) for hypothesis in hypotheses]
-    causes = [cause for cause in found if cause is not None]
+    causes, deadline = [], time.monotonic() + seconds
+    for hypothesis in hypotheses:
+        if time.monotonic() >= deadline:
+            break
+        cause = _tried(hypothesis, evidence)
+        if cause is not None:
+            causes.append(cause)
     return sorted(causes, key=lambda cause: (cause.elsewhere, -cause.exact))
 
 

@@ -18,9 +18,9 @@ def prepare(params, layer):  # once per weights: repack, quantise; optional
 def moe(x, logits, params, layer, *, prepared):  # bf16[T, H], f32[T, E] -> bf16[T, H]
     raise NotImplementedError("call your kernel here")
 '''
-_TEST = """from refmoe.conformance import tests_for
+_TEST = """from refmoe.conformance import Suite
 
-globals().update(tests_for("{name}"))
+test_{name} = Suite("{name}")
 """
 
 

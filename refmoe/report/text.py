@@ -8,6 +8,8 @@ import shlex
 from refmoe.report.bits import hexadecimal, interval
 from refmoe.verdict import Finding, Verdict
 
+#: Most ulps that a miss is counted in; beyond, the values say enough.
+_COUNTED = 10_000
 #: Lines of a traceback that are shown.
 _TRACEBACK = 12
 
@@ -25,6 +27,8 @@ def lines(finding: Finding) -> list[str]:
     if finding.log and finding.verdict.detail == finding.log:
         found[0] = f"{head} {finding.op}[{finding.port}]  {_sentence(finding.log)}"
         found += [f"    {line}" for line in finding.log.splitlines()[-_TRACEBACK:]]
+    if finding.first_seen and finding.first_seen != finding.case:
+        found.append(f"  first seen: {finding.first_seen}")
     found.append(f"  reproduce: {replay(finding)}")
     return found
 
@@ -68,6 +72,8 @@ def _missed(verdict: Verdict) -> str:
     if verdict.ratio is None or not 0 < verdict.ratio < math.inf:
         return ""
     ulps = verdict.ratio / 2
+    if ulps > _COUNTED:
+        return ""
     return f", missed by {ulps:.3g} ulp{'' if ulps == 1 else 's'}"
 
 

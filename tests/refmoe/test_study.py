@@ -1,0 +1,62 @@
+"""Failures are studied: a smaller case, and a cause or the word that there is none."""
+
+from __future__ import annotations
+
+from refmoe.gallery import entries
+from refmoe.loading import port_of
+from refmoe.parse import parse
+from refmoe.port import Port
+from refmoe.study import UNEXPLAINED, studied
+from refmoe.verdict import Finding, Kind
+from refmoe.verify import Verifier, findings
+
+CASES = (
+    "experts model=gpt-oss-120b T=4 H=32 I=32 E=4 k=2 regime=randn seed=0",
+    "experts model=gpt-oss-120b T=5 H=32 I=32 E=4 k=4 regime=heavy load=hot seed=1",
+    "experts model=mixtral-8x7b T=4 H=32 I=32 E=4 k=2 regime=randn seed=2",
+)
+
+
+def found(port: Port, seconds: float = 60.0) -> list[Finding]:
+    verifier = Verifier()
+    records = [verifier.check(port, parse(line)) for line in CASES]
+    return findings(studied(records, [port], verifier, seconds=seconds))
+
+
+def gallery(name: str) -> Port:
+    return port_of(entries("mistake")[name].port(), name)
+
+
+def test_study_names_the_cause_and_a_smaller_case() -> None:
+    first = found(gallery("no_clamp"))[0]
+    assert first.cause.startswith("the limit is left out (no_clamp: explains ")
+    assert first.first_seen == CASES[0]
+    assert parse(first.case).T == 1
+    assert first.verdict.kind is Kind.WRONG
+
+
+def test_study_says_where_nothing_explains_it() -> None:
+    """Catches a diagnosis that always has an answer."""
+
+    class Odd:
+        device = "cpu"
+
+        def experts(self, x, ids, weights, params, layer):  # type: ignore[no-untyped-def]
+            out = (
+                entries("honest")["sequential"]
+                .port()
+                .experts(x, ids, weights, params, layer)
+            )
+            return out * 0.75 + 1.0
+
+    first = found(port_of(Odd(), "odd"))[0]
+    assert first.cause == UNEXPLAINED
+
+
+def test_study_stops_when_its_time_is_up() -> None:
+    first = found(gallery("no_clamp"), seconds=0.0)[0]
+    assert first.case == first.first_seen == CASES[0]
+
+
+def test_study_leaves_what_is_right_alone() -> None:
+    assert found(port_of(entries("honest")["sequential"].port(), "plain")) == []
