@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
+from enum import Enum
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -62,6 +63,12 @@ def _decoded(kind: Any, data: Any, where: str) -> Any:
     elif dataclasses.is_dataclass(kind):
         if isinstance(data, dict):
             return _built(kind, data, where)
+    elif isinstance(kind, type) and issubclass(kind, Enum):
+        if data in [item.value for item in kind]:
+            return kind(data)
+    elif kind is object:
+        if isinstance(data, _SCALARS):
+            return data
     elif kind is float:
         if isinstance(data, int | float) and not isinstance(data, bool):
             return data
