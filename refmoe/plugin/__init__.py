@@ -55,7 +55,8 @@ def _session(config: pytest.Config) -> Session:
 
         # The cases are small: sharing one among threads costs more than it saves.
         torch.set_num_threads(1)
-        config.stash[_SESSION] = open_session(settings.read(config))
+        session = config.stash[_SESSION] = open_session(settings.read(config))
+        config.add_cleanup(session.close)
     return config.stash[_SESSION]
 
 
@@ -96,12 +97,8 @@ def pytest_runtest_makereport(
         from refmoe.plugin.wire import packed
 
         if isinstance(item, PortItem):
-            carried = {
-                "port": packed(item.run.ports[item.port.name]),
-                "missing": item.missing,
-                "records": [packed(record) for record in item.records],
-            }
-            setattr(report, _CARRIED, carried)
+            about = item.run.ports[item.port.name]
+            setattr(report, _CARRIED, packed(about, item.records, item.missing))
     return report
 
 
@@ -116,14 +113,13 @@ class _Controller:
         carried = getattr(report, _CARRIED, None)
         if carried is None:
             return
-        from refmoe.plugin import wire
+        from refmoe.plugin.wire import unpacked
 
-        session = _session(self.config)
+        session, found = _session(self.config), unpacked(carried)
         session.tests += 1
-        session.missing += bool(carried["missing"])
-        session.records += map(wire.record, carried["records"])
-        port = wire.port(carried["port"])
-        session.ports.setdefault(port.name, port)
+        session.missing += bool(found.missing)
+        session.records += found.records
+        session.ports.setdefault(found.port.name, found.port)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

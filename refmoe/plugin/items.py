@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from refmoe.case import format_names, model_names, model_of
+from refmoe.case import Case, format_names, model_names, model_of
 from refmoe.expected import excuse
+from refmoe.laws import LAWS
 from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, Cell, cells
 from refmoe.plugin.session import Session, settled
 from refmoe.plugin.suite import Suite
@@ -17,8 +18,10 @@ from refmoe.port import Port
 from refmoe.protocol import OPS, op
 from refmoe.regimes import REGIMES, regime
 from refmoe.report.text import lines
+from refmoe.schedule import heard, schedule
 from refmoe.verdict import Kind
-from refmoe.verify import Record, schedule
+from refmoe.verify import Record
+from refmoe.worker.runner import announced
 
 #: Findings of one test that are printed.
 _SHOWN = 3
@@ -49,6 +52,7 @@ class PortItem(pytest.Item):
         """The findings' text; a traceback only where refmoe itself fails."""
         if isinstance(excinfo.value, Failure):
             return str(excinfo.value)
+        excinfo.traceback = excinfo.traceback.cut(path=__file__)
         return super().repr_failure(excinfo, style)
 
     def conclude(self, records: Sequence[Record]) -> None:
@@ -72,18 +76,26 @@ class PortItem(pytest.Item):
 
 
 class CellItem(PortItem):
-    """The cases of one cell."""
+    """The cases of one cell, or those of a law on an op."""
 
     cell: Cell
+    cases: Sequence[Case] = ()
 
     def runtest(self) -> None:
         """Run all of them: the worst is told first, and the report wants every one."""
-        settings, verifier = self.run.settings, self.run.verifier
-        drawn = schedule(
-            [self.port], [self.cell], settings.profile.cases, settings.seed
-        )
-        records = [verifier.check(self.port, case, self.cell) for _, _, case in drawn]
+        verifier = self.run.verifier(self.port)
+        plan = [(self.port, self.cell, case) for case in self.cases or self._drawn()]
+        records = [
+            verifier.check(port, case, cell)
+            for port, cell, case in announced(plan, verifier.runner)
+        ]
         self.conclude(settled(verifier, records))
+
+    def _drawn(self) -> list[Case]:
+        settings = self.run.settings
+        count, seed = settings.profile.cases, settings.seed
+        drawn = schedule([self.port], [self.cell], count, seed)
+        return [case for _, _, case in drawn]
 
 
 class MissingItem(PortItem):
@@ -120,10 +132,17 @@ def collect(
         if operation not in port.ops:
             yield item(MissingItem, [operation], missing=operation)
             continue
-        for cell in grid:
-            if cell.op == operation:
-                words = [cell.op, cell.subject, cell.regime][alone:]
-                yield item(CellItem, words, cell=cell)
+        own = [cell for cell in grid if cell.op == operation]
+        for cell in own:
+            words = [cell.op, cell.subject, cell.regime]
+            yield item(CellItem, words[alone:], cell=cell)
+        of_laws: dict[Cell, list[Case]] = {}
+        hearings, seed = run.settings.profile.hearings, run.settings.seed
+        for _, cell, case in heard([port], own, [*LAWS.values()], hearings, seed):
+            of_laws.setdefault(cell, []).append(case)
+        for cell, cases in of_laws.items():
+            words = [cell.op, cell.subject, cell.regime]
+            yield item(CellItem, words[alone:], cell=cell, cases=tuple(cases))
 
 
 def _grid(suite: Suite, run: Session) -> list[Cell]:

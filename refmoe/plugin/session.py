@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from refmoe.exhibit import Album
 from refmoe.expected import Entry, read
 from refmoe.loading import load, port_of
 from refmoe.plugin.settings import Settings
@@ -19,6 +20,10 @@ from refmoe.report.run import Run
 from refmoe.report.text import lines
 from refmoe.verdict import Kind
 from refmoe.verify import Record, Verifier, unexplained
+from refmoe.worker.facts import RemotePort
+from refmoe.worker.home import Limits
+from refmoe.worker.isolated import Isolated
+from refmoe.worker.runner import InProcess, Runner
 
 
 @dataclass(slots=True)
@@ -28,7 +33,8 @@ class Session:
     settings: Settings
     expected: list[Entry]
     files: Files
-    verifier: Verifier = field(default_factory=Verifier)
+    verifiers: dict[str, Verifier] = field(default_factory=dict)
+    loaded: dict[str, Port] = field(default_factory=dict)
     ports: dict[str, About] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     #: Tests that were reported, and those of ops that the port does not have.
@@ -48,11 +54,42 @@ class Session:
                 "--refmoe-impl package.module"
             )
         try:
-            port = load(target) if isinstance(target, str) else port_of(target)
+            port = self._loaded(target) if isinstance(target, str) else port_of(target)
         except (ValueError, TypeError, ImportError) as error:
             raise pytest.UsageError(f"refmoe: {error}") from None
         self.ports.setdefault(port.name, about(port))
         return port
+
+    def _loaded(self, target: str) -> Port:
+        if target not in self.loaded:
+            runner = self.verifier(isolated=not self.settings.in_process).runner
+            if isinstance(runner, Isolated):
+                (self.loaded[target],) = runner.load(target)
+            else:
+                self.loaded[target] = load(target)
+        return self.loaded[target]
+
+    def verifier(self, port: Port | None = None, *, isolated: bool = False) -> Verifier:
+        """The verifier of a port: with workers, or in this process.
+
+        A port that is an object of this process cannot run in another.
+        """
+        if isolated or isinstance(port, RemotePort):
+            settings = self.settings
+            limits = Limits(settings.deadline, settings.compile_deadline)
+            if "workers" not in self.verifiers:
+                self.verifiers["workers"] = self._verifier(Isolated(limits))
+            return self.verifiers["workers"]
+        return self.verifiers.setdefault("here", self._verifier(InProcess()))
+
+    def _verifier(self, runner: Runner) -> Verifier:
+        return Verifier(runner=runner, album=Album(self.files.pictures))
+
+    def close(self) -> None:
+        """End the workers."""
+        for verifier in self.verifiers.values():
+            if isinstance(verifier.runner, Isolated):
+                verifier.runner.close()
 
     def run(self) -> Run:
         """Everything so far, as the reports want it."""
@@ -130,7 +167,7 @@ def settled(verifier: Verifier, records: Sequence[Record]) -> list[Record]:
     found = []
     for record in map(verifier.settled, records):
         if record.kind is Kind.UNDECLARED:
-            names = tuple(verifier.open[record.key])
-            record = replace(record, judgement=replace(record.judgement, fitting=names))
+            left = tuple(verifier.open[record.key])
+            record = replace(record, judgement=replace(record.judgement, fitting=left))
         found.append(record)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,26 +22,33 @@ OPTIONS = {
     "regimes": "regimes, with commas between them",
     "expected_failures": "TOML file of known failures; see refmoe.expected",
     "least": "fewest cases that must be executed for the run to pass; 1 by default",
+    "in_process": "run ports in the process of the tests, to debug them",
+    "deadline": "seconds that a call may take; 30 by default",
+    "compile_deadline": "the same for the first call of an op; 180 by default",
     "json": "write the certificate to this file",
     "html": "write the report, one page, to this file",
 }
+#: Options without a value; 1 as a variable.
+_FLAGS = ("in_process",)
 #: Variables that other parts of refmoe read.
 ELSEWHERE = ("REFMOE_TARGET", "REFMOE_CACHE_DIR", "REFMOE_TACTICS")
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How much is run: cases of every cell, and examples of every hunt."""
+    """How much is run: cases of a cell, hearings of a law, examples of a hunt."""
 
     name: str
     cases: int
+    hearings: int
     examples: int
 
 
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", 1, 10), Profile("ci", 4, 100), Profile("deep", 16, 2000)
+        Profile("quick", 1, 1, 10), Profile("ci", 4, 2, 100),
+        Profile("deep", 16, 8, 2000),
     )
 }  # fmt: skip
 
@@ -57,6 +65,9 @@ class Settings:
     regimes: tuple[str, ...] = ()
     expected_failures: Path | None = None
     least: int = 1
+    in_process: bool = False
+    deadline: float = 30.0
+    compile_deadline: float = 180.0
     json: Path | None = None
     html: Path | None = None
 
@@ -68,9 +79,12 @@ def add_options(parser: pytest.Parser) -> None:
         flags = [_flag(name)]
         if name == "expected_failures":
             flags.append("--expected-failures")
+        kind: dict[str, str] = {"metavar": name.upper()}
+        if name in _FLAGS:
+            kind = {"action": "store_const", "const": "1"}
         group.addoption(
-            *flags, dest=f"refmoe_{name}", default=None, metavar=name.upper(),
-            help=f"{about} (or ${_variable(name)})",
+            *flags, dest=f"refmoe_{name}", default=None,
+            help=f"{about} (or ${_variable(name)})", **kind,
         )  # fmt: skip
 
 
@@ -120,6 +134,18 @@ def _value(name: str, source: str, text: str) -> Any:
         if not text.isdecimal() or len(text) > 18:
             raise pytest.UsageError(f"refmoe: {source}={text!r} is no whole number")
         return int(text)
+    if name in ("deadline", "compile_deadline"):
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            raise pytest.UsageError(f"refmoe: {source}={text!r} is no time in seconds")
+        return seconds
+    if name in _FLAGS:
+        if text not in ("0", "1"):
+            raise pytest.UsageError(f"refmoe: {source}={text!r} is neither 0 nor 1")
+        return text == "1"
     if name in ("models", "formats", "regimes"):
         return tuple(word.strip() for word in text.split(",") if word.strip())
     return text if name == "impl" else Path(text)

@@ -81,7 +81,8 @@ def _form(line: str) -> str:
     if case.format is not None:
         return case.format
     if not OPS[case.op].layered:
-        return case.layer.dtype
+        floats = any(field.dtype == "x" for field in OPS[case.op].arguments)
+        return case.layer.dtype if floats else "-"
     return "/".join(_names((case.layer.weights, case.layer.activations)))
 
 

@@ -11,6 +11,9 @@ from refmoe.report.junit import junit
 from refmoe.report.page import page
 from refmoe.report.run import Run
 
+#: Findings of one op and subject of a port with pictures on the page.
+PICTURES = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Files:
@@ -19,6 +22,11 @@ class Files:
     json: Path | None = None
     junit: Path | None = None
     html: Path | None = None
+
+    @property
+    def pictures(self) -> int:
+        """How many findings of an op and subject get pictures."""
+        return 0 if self.html is None else PICTURES
 
     def check(self) -> None:
         """Raise ValueError for a path that cannot be written, before the run starts."""

@@ -22,6 +22,10 @@ _SENTENCES = {
     1: ("bad", "There are failures."),
     3: ("idle", "Nothing was executed."),
 }
+#: Where the links at the top lead.
+_PLACES = (
+    ("findings", "Findings"), ("coverage", "What ran where"), ("table", "Results")
+)  # fmt: skip
 
 
 def page(run: Run) -> str:
@@ -33,8 +37,8 @@ def page(run: Run) -> str:
         tag("title", title), tag("style", Markup(CSS)),
     )  # fmt: skip
     body = tag(
-        "body", tag("a", "To the findings", class_="skip", href="#findings"),
-        tag("header", tag("h1", title), _verdict(run)),
+        "body", tag("header", tag("h1", title), _verdict(run)),
+        tag("nav", *(tag("a", words, href=f"#{name}") for name, words in _PLACES)),
         tag("main", *_sections(run)),
     )  # fmt: skip
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
@@ -79,9 +83,10 @@ def _about(run: Run) -> Markup:
 
 def _findings(run: Run) -> Iterator[Markup]:
     found = run.findings
-    if not found:
-        yield tag("p", "None.")
-    elif any(finding.exhibit for finding in found):
+    kinds = dict.fromkeys(finding.verdict.kind for finding in found)
+    yield tag("p", "None." if not found else f"{len(found)}, the severest first.")
+    yield tag("dl", *((tag("dt", k), tag("dd", MEANING[k])) for k in kinds))
+    if any(finding.exhibit for finding in found):
         yield _legend()
     for finding in found[:SHOWN]:
         yield _finding(finding)
@@ -92,7 +97,7 @@ def _findings(run: Run) -> Iterator[Markup]:
 def _finding(finding: Finding) -> Markup:
     head, *rest = lines(finding)
     return tag(
-        "article", tag("h3", head), tag("p", MEANING[finding.verdict.kind]),
+        "article", tag("h3", head),
         tag("pre", "\n".join(line.removeprefix("  ") for line in rest)),
         _pictures(finding),
     )  # fmt: skip

@@ -21,7 +21,7 @@ h3 { font-size: 1rem; margin: 0 0 .4rem; }
 code, pre, td, svg text { font-family: ui-monospace, monospace; font-size: 13px; }
 pre { overflow-x: auto; padding: .7rem; border: 1px solid var(--line);
   border-radius: 4px; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; margin-bottom: 1.5rem; }
 table { border-collapse: collapse; }
 caption { text-align: left; color: var(--dim); padding-bottom: .4rem; }
 th, td { padding: .15rem .7rem .15rem 0; text-align: left; white-space: nowrap;
@@ -50,5 +50,5 @@ svg .bar { fill: var(--h4); } svg .bound { stroke: var(--ink); stroke-dasharray:
 .h9 { fill: var(--h9); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
 dt { color: var(--dim); } dd { margin: 0; overflow-wrap: anywhere; }
-.skip { position: absolute; left: -100rem; } .skip:focus { position: static; }
+nav { display: flex; gap: 1.2rem; } a { color: var(--h4); }
 """

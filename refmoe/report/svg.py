@@ -42,7 +42,7 @@ def heat_map(exhibit: Exhibit) -> Markup:
     shape = " x ".join(map(str, exhibit.shape))
     beyond = sum(level(ratio) >= BEYOND for row in exhibit.grid for ratio in row)
     words = f"error / bound over {exhibit.tap} [{shape}], largest {exhibit.worst:.3g}"
-    patches = f"{beyond} of {rows * columns} patches are beyond the bound"
+    patches = f"{beyond} of {rows * columns} patches are beyond the bound; rows go down"
     return _picture(words, patches, columns * size, rows * size, cells)
 
 
@@ -92,10 +92,10 @@ def ladder(rungs: Sequence[Rung]) -> Markup:
     edge = left + right * _fraction(1.0)
     bottom = len(rungs) * height
     shapes.append(tag("line", class_="bound", x1=edge, x2=edge, y1=0, y2=bottom))
+    shapes.append(tag("text", "bound", class_="dim", x=edge + 4, y=bottom + 14))
+    title = "stages in order, with their error / bound"
     words = f"first divergence: {first}" if first else "no exposed stage diverges"
-    return _picture(
-        "stages in order, with their error / bound", words, 620, bottom, shapes
-    )
+    return _picture(title, words, 620, bottom + height, shapes)
 
 
 def _fraction(ratio: float) -> float:

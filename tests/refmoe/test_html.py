@@ -91,7 +91,7 @@ def test_page_needs_nothing_from_outside() -> None:
     seen = Checked(text)
     assert not seen.names() & {"script", "link", "img", "iframe", "object", "use"}
     links = {v for _, a in seen.seen for k, v in a.items() if k in ("src", "href")}
-    assert links == {"#findings"}
+    assert links == {"#findings", "#coverage", "#table"}
     assert "@import" not in text
     assert not re.search(r"url\(|https?://", text)
 
