@@ -9,9 +9,10 @@ import torch
 
 from oracle import bounds
 from oracle.numerics import Numerics
-from oracle.operands import exact_blocks
+from oracle.operands import exact_blocks, scale_runs
 from oracle.params import Blocks, Weight
 from oracle.permutation import Permutation
+from oracle.spec import BlockFormat
 from oracle.trace import Tap
 
 
@@ -40,12 +41,14 @@ def grouped_gemm(
     bias: torch.Tensor | None = None,
     point: str = "none",
     columns: torch.Tensor | None = None,
+    x_format: str | BlockFormat = "none",
 ) -> Tap:
     """y[r] = x[r] weight[e]^T (+ bias[e]) for the rows r of each expert e.
 
     Shapes: x [R, K]; weight [E, N, K]; offsets i64[E + 1]; bias [E, N]; `columns`
     i64[C] picks some of the N; the result [R, N] or [R, C]. Only one expert is
     dequantised at a time, so weights of any number of experts stream through.
+    `x_format` is the block format that x was quantised to, if it was.
 
     `point` is the type of the result ("none": the accumulator's), after the bias. Rows
     past offsets[E] are zero.
@@ -64,11 +67,14 @@ def grouped_gemm(
     for expert, (start, stop) in enumerate(pairwise(edges)):
         if start == stop:
             continue
-        part = weight_tap(weight[expert], numerics, columns)
+        stored = weight[expert]
+        part = weight_tap(stored, numerics, columns)
+        form = stored.format if isinstance(stored, Blocks) else "none"
+        runs = scale_runs(depth, numerics, x_format, form)
         row = None if bias is None else bias[expert]
         if row is not None and columns is not None:
             row = row[columns]
-        y = bounds.matmul(_slice(x, start, stop), part, numerics, bias=row)
+        y = bounds.matmul(_slice(x, start, stop), part, numerics, bias=row, blocks=runs)
         out.put(start, stop, bounds.rounded(y, point, numerics))
     return out.tap()
 

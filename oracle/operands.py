@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from oracle import bounds
 from oracle.blocks import Quantised, dequantize, quantize_tap
 from oracle.blocks.scales import is_power, scale_value
 from oracle.formats import get
@@ -34,6 +35,11 @@ def least_normal(blocks: Blocks, numerics: Numerics) -> float:
     if blocks.global_scale is not None:
         scale = scale * blocks.global_scale.to(torch.float64).max()
     return least * float(scale)
+
+
+def taken(given: torch.Tensor) -> Tap:
+    """A stage's tensor as an exact tap; what it is stored in tells its subnormals."""
+    return bounds.exactly(given) if given.is_floating_point() else Tap(given)
 
 
 def operand(
@@ -90,3 +96,25 @@ def division_slack(format: BlockFormat, numerics: Numerics) -> float:
     if is_power(format) or error <= CORRECT.relative:
         return 0.0
     return min(error + CORRECT.relative, math.nextafter(1.0, 0.0))
+
+
+def scale_runs(
+    depth: int, numerics: Numerics, x: str | BlockFormat, weight: str | BlockFormat
+) -> int:
+    """Runs along K whose scales a kernel may apply to partial sums, one by one.
+
+    Only scales that are no powers of two cost roundings there; a weight that is
+    dequantised first has none left.
+
+    >>> from oracle.blocks import preset
+    >>> scale_runs(512, Numerics(), "bf16", preset("nvfp4"))
+    32
+    """
+    forms = (x, weight if numerics.dequantized == "none" else "bf16")
+    sizes = [
+        form.block[1]
+        for form in forms
+        if isinstance(form, BlockFormat) and not is_power(form)
+    ]
+    size = math.gcd(*sizes)
+    return -(-depth // size) if size else 1

@@ -8,8 +8,9 @@ from oracle import bounds
 from oracle.activation import activate
 from oracle.experts import weight_tap
 from oracle.numerics import Numerics
-from oracle.params import Params
-from oracle.spec import Layer, Shared
+from oracle.operands import operand, scale_runs
+from oracle.params import Blocks, Params
+from oracle.spec import BlockFormat, Layer, Shared
 from oracle.trace import Tap
 
 
@@ -27,6 +28,9 @@ def shared_expert(
     Shapes: x [T, H] as its GEMM sees it; tokens [T, H] as given (for the gate);
     gammas [T, count], the router's weights of the shared experts, or None.
 
+    A GEMM with block-scaled weights sees its operand quantised, as those of the routed
+    experts do (DeepSeek-V3 `linear`: act_quant before every fp8_gemm).
+
     gated: times sigmoid(x . g) (Qwen2-MoE). weighted: the intermediate of shared expert
     j, columns j S / count and on, times gammas[:, j] (Inkling). The shared expert's own
     activation, where it has one, takes no per-expert parameters.
@@ -37,7 +41,7 @@ def shared_expert(
     assert shared is not None
     assert params.shared_gate_up is not None
     assert params.shared_down is not None
-    gate_up = bounds.matmul(x, weight_tap(params.shared_gate_up, numerics), numerics)
+    gate_up = _linear(x, params.shared_gate_up, layer.activations, numerics)
     gate_up = bounds.rounded(gate_up, numerics.gate_up, numerics)
     hidden = activate(gate_up, shared.activation or layer.activation, numerics)
     if shared.combine == "weighted":
@@ -50,9 +54,11 @@ def shared_expert(
         spread = gammas.map(lambda t: t.repeat_interleave(width, dim=1))
         hidden = bounds.multiply(hidden, spread, numerics.activation, numerics)
     hidden = bounds.rounded(hidden, numerics.intermediate, numerics)
-    down = bounds.matmul(
-        hidden, weight_tap(params.shared_down, numerics, columns), numerics
-    )
+    if quantised(params.shared_down, layer.requantize):
+        assert isinstance(layer.requantize, BlockFormat)
+        scale = params.intermediate_scale
+        hidden, _ = operand("h", hidden, layer.requantize, scale, {}, numerics)
+    down = _linear(hidden, params.shared_down, layer.requantize, numerics, columns)
     down = bounds.rounded(down, numerics.down, numerics)
     if shared.combine == "gated":
         assert params.shared_gate is not None
@@ -60,6 +66,36 @@ def shared_expert(
         gate = bounds.sigmoid(bounds.matmul(tokens, row, numerics), numerics)
         down = bounds.multiply(down, gate, "none", numerics)
     return bounds.rounded(down, numerics.shared, numerics)
+
+
+def quantised(weight: torch.Tensor | Blocks, form: str | BlockFormat) -> bool:
+    """Whether a GEMM with this weight of the shared expert sees quantised operands."""
+    return isinstance(weight, Blocks) and isinstance(form, BlockFormat)
+
+
+def unweighted(
+    layer: Layer, params: Params, x: torch.Tensor, numerics: Numerics
+) -> Tap:
+    """x [T, H] quantised, where the routed experts see it weighted first."""
+    tokens, form = bounds.exactly(x), layer.activations
+    if isinstance(form, str):
+        return bounds.rounded(tokens, form, numerics)
+    return operand("x", tokens, form, params.x_scale, {}, numerics)[0]
+
+
+def _linear(
+    x: Tap,
+    weight: torch.Tensor | Blocks,
+    form: str | BlockFormat,
+    numerics: Numerics,
+    columns: torch.Tensor | None = None,
+) -> Tap:
+    """x weight^T, x quantised to `form` where the weight is block-scaled."""
+    runs = 1
+    if isinstance(weight, Blocks):
+        runs = scale_runs(x.value.shape[1], numerics, form, weight.format)
+    tap = weight_tap(weight, numerics, columns)
+    return bounds.matmul(x, tap, numerics, blocks=runs)
 
 
 def with_shared(

@@ -18,11 +18,11 @@ from oracle.activation import activate
 from oracle.experts import combine, grouped_gemm, weighted_rows, with_identity
 from oracle.formats import round_to
 from oracle.numerics import Numerics
-from oracle.operands import operand
+from oracle.operands import operand, taken
 from oracle.params import Blocks, Params
 from oracle.permutation import Permutation, permute
 from oracle.routing import Routed, route
-from oracle.shared import shared_expert, with_shared
+from oracle.shared import shared_expert, unweighted, with_shared
 from oracle.spec import BlockFormat, Layer
 from oracle.trace import Tap
 
@@ -50,9 +50,7 @@ class Stages:
     def _tap(self, name: str, compute: Callable[[], Tap]) -> Tap:
         if name not in self.taps:
             given = self.given.get(name)
-            if given is not None and given.is_floating_point():
-                given = given.to(torch.float64)
-            self.taps[name] = compute() if given is None else Tap(given)
+            self.taps[name] = compute() if given is None else taken(given)
         return self.taps[name]
 
     @cached_property
@@ -64,8 +62,8 @@ class Stages:
     def prepared(self) -> Tap:
         """x quantised to the layer's activation format and back.
 
-        Quantising is a contract of bytes: no radius. It covers all tokens, since a
-        per-tensor scale does. With the weight on the input it waits for weighted rows.
+        It covers all tokens, since a per-tensor scale does. With the weight on the
+        input it waits for weighted rows.
         """
         form = self.layer.activations
         if isinstance(form, str):
@@ -139,6 +137,7 @@ class Stages:
         return grouped_gemm(
             rows, params.gate_up, self.permutation.offsets, numerics,
             bias=params.gate_up_bias, point=numerics.gate_up,
+            x_format=layer.activations,
         )  # fmt: skip
 
     def intermediate(self) -> Tap:
@@ -177,7 +176,7 @@ class Stages:
             return grouped_gemm(
                 self.requantized(), self.params.down, self.permutation.offsets,
                 self.numerics, bias=self.params.down_bias, point=self.numerics.down,
-                columns=self.columns,
+                columns=self.columns, x_format=self.layer.requantize,
             )  # fmt: skip
 
         return self._tap("down", second_gemm)
@@ -206,17 +205,17 @@ class Stages:
         return self._tap("routed", combined)
 
     def shared(self) -> Tap:
-        """The shared expert's output [T, H].
-
-        It sees x quantised where its own weights are block-scaled, else x as given.
-        """
+        """The shared expert's output [T, H]."""
 
         def computed() -> Tap:
             layer, params = self.layer, self.params
-            quantised = isinstance(params.shared_gate_up, Blocks)
-            seen = self.prepared if quantised else self.tokens
+            seen = self.tokens
+            if isinstance(params.shared_gate_up, Blocks):
+                seen = self.prepared
+                if layer.weight_on == "input":
+                    seen = self._rows(unweighted(layer, params, self.x, self.numerics))
             routed = self.routed_logits if layer.routing.shared_logits else None
-            # They share the normalisation, so they depend on what was chosen.
+            # Their normalisation depends on what was chosen.
             gammas = None if routed is None else routed.weigh(self.ids())[1]
             return shared_expert(
                 layer, params, seen, self.tokens, gammas, self.numerics, self.columns

@@ -154,6 +154,7 @@ def shared_row(
     token: Row = (),
     gate: Sequence[Number] = (),
     weights: Sequence[Interval] = (),
+    quantized: bool = False,
 ) -> list[Interval]:
     """The shared expert's row, gated by sigmoid(token . gate) or weighted."""
     shared = layer.shared
@@ -161,7 +162,9 @@ def shared_row(
     if shared.combine == "weighted":
         columns = shared.intermediate // shared.count
         h = [weights[c // columns] * item for c, item in enumerate(h)]
-    y = linear(h, expert.down, expert.down_bias)
+    y = linear(
+        requantized(h, layer, expert) if quantized else h, expert.down, expert.down_bias
+    )
     if shared.combine == "gated":
         factor = sigmoid(dot(token, gate))
         y = [factor * item for item in y]

@@ -29,7 +29,7 @@ class Weights:
     hash_table: Sequence[Sequence[int]] | None = None
     shared: Expert | None = None
     shared_gate: Sequence[Number] = ()
-    #: Whether the shared expert sees x quantised, as its weights are.
+    #: Whether the shared expert sees its operands quantised, as its weights are.
     shared_quantized: bool = False
     x_scale: Number | None = None
 
@@ -86,6 +86,7 @@ def forward(
                 token=row,
                 gate=weights.shared_gate,
                 weights=chosen.shared,
+                quantized=weights.shared_quantized,
             )
             stages.shared.append(shared)
         stages.routed_to.append(chosen)

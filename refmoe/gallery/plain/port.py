@@ -178,6 +178,8 @@ class Plain(Router, Experts, Omni):
             width = shared.intermediate // shared.count
             hidden = hidden * gammas.repeat_interleave(width, dim=1)
         hidden = self.rounded(hidden, "intermediate")
+        if isinstance(back, Blocks):
+            hidden = self.seen(hidden, layer.requantize, params.intermediate_scale)
         y = self.rounded(self.product(hidden, self.unpacked(back)), "down")
         if shared.combine == "gated" and params.shared_gate is not None:
             gate = self.product(self.plain(x), self.plain(params.shared_gate)[None])
