@@ -62,7 +62,8 @@ def _study(
 ) -> Study:
     """A smaller case that fails alike, and what explains it and its like."""
     start, verdict = time.monotonic(), record.judgement.verdict
-    own = Verifier(runner=verifier.runner)
+    # What no other arithmetic explained is not tried under all of them again.
+    own = Verifier(runner=verifier.runner, open=dict(verifier.open))
 
     def fails(case: Case) -> bool:
         other = own.check(port, case).judgement.verdict
