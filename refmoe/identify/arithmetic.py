@@ -68,7 +68,12 @@ def _units(
                 status = "contradicts"
         yield Evidence(
             "accumulate", value, found.units, found.op, found.given, found.output,
-            found.candidates, declared, status,
+            {
+                name: output
+                for (name, kind), output in found.candidates.items()
+                if kind == found.partial
+            },
+            declared, status,
         )  # fmt: skip
     if found.tree is not None:
         leaves = tree.leaves(found.tree)
@@ -100,7 +105,12 @@ def _partial_sums(
             status = "wider" if harmless else "contradicts"
         yield Evidence(
             name, value, (value,), found.op, found.given, found.output,
-            found.candidates, own, status,
+            {
+                kind: output
+                for (unit, kind), output in found.candidates.items()
+                if unit == found.units[0]
+            },
+            own, status,
         )  # fmt: skip
 
 

@@ -48,9 +48,8 @@ def ties(router: Router) -> Contest:
     found.add(("lowest",), coded(lowest))
     found.add(("highest",), coded(highest))
     # Any choice of the largest: as many of them from each level.
-    fair = torch.equal(_levels(low, chosen), _levels(low, lowest))
-    never = torch.full((tokens,), math.nan, dtype=torch.float64)
-    found.add(("any",), coded(chosen) if fair else never)
+    fair = (_levels(low, chosen) == _levels(low, lowest)).all(1)
+    found.add(("any",), coded(chosen), possible=fair)
     return found
 
 
@@ -85,10 +84,10 @@ def rounding(router: Router) -> Contest:
         for exact in weighed(round_to(entered, second), chosen, routing, second):
             slack = exact.abs() * _SLACK.get(second, 0.0)
             low, high = (round_to(end, third) for end in (exact - slack, exact + slack))
-            for kind in (second, third):
-                if router.exact and not torch.equal(got, round_to(got, kind)):
-                    low = torch.full_like(low, math.nan)
-            found.add((first, second, third), low, high)
+            held = None
+            if router.exact:
+                held = (got == round_to(got, second)) & (got == round_to(got, third))
+            found.add((first, second, third), low, high, held)
     return found
 
 

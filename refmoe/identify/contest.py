@@ -33,23 +33,32 @@ class Contest:
     predicted: dict[Key, tuple[torch.Tensor, torch.Tensor]] = field(
         default_factory=dict
     )
+    #: bool[P] of each candidate: outputs that it does not explain.
+    wrong: dict[Key, torch.Tensor] = field(default_factory=dict)
 
     def add(
-        self, key: Key, low: torch.Tensor, high: torch.Tensor | None = None
+        self,
+        key: Key,
+        low: torch.Tensor,
+        high: torch.Tensor | None = None,
+        possible: torch.Tensor | None = None,
     ) -> None:
-        """A candidate's prediction; it may be added more than once, under variants."""
-        high = low if high is None else high
-        if key not in self.predicted or not self._fits(*self.predicted[key]):
-            self.predicted[key] = (low, high)
+        """A candidate's prediction; it may be added more than once, under variants.
 
-    def _fits(self, low: torch.Tensor, high: torch.Tensor) -> bool:
+        `possible` is False for outputs that it cannot give for another reason.
+        """
+        high = low if high is None else high
         slack = torch.maximum(low.abs(), high.abs()) * self.reading
-        return bool(((self.got >= low - slack) & (self.got <= high + slack)).all())
+        wrong = ~((self.got >= low - slack) & (self.got <= high + slack))
+        if possible is not None:
+            wrong |= ~possible
+        if key not in self.wrong or int(wrong.sum()) < int(self.wrong[key].sum()):
+            self.predicted[key], self.wrong[key] = (low, high), wrong
 
     @property
     def survivors(self) -> list[Key]:
         """Candidates that explain every output."""
-        return [key for key, want in self.predicted.items() if self._fits(*want)]
+        return [key for key, wrong in self.wrong.items() if not bool(wrong.any())]
 
     def settle(
         self, declared: Mapping[str, Any], default: Mapping[str, Any]
@@ -92,27 +101,25 @@ class Contest:
     ) -> Evidence:
         name, value = self.fields[place], best[place]
         rivals = {
-            rival: self.predicted[key]
+            rival: key
             for rival in every
             if (key := (*best[:place], rival, *best[place + 1 :])) in self.predicted
         }
-        row = self._telling(rivals)
+        # The output that refutes most of them.
+        wrong = torch.stack([self.wrong[key] for key in rivals.values()])
+        row = int(wrong.sum(0).argmax())
         status: Status = "observed"
         if declared.get(name) is not None:
             status = "agrees" if declared[name] == value else "contradicts"
         return Evidence(
             name, value, found, self.op, self.given(row), bits(float(self.got[row])),
-            {str(rival): _shown(low[row], high[row])
-             for rival, (low, high) in rivals.items()},
+            {str(rival): self._shown(key, row) for rival, key in rivals.items()},
             declared.get(name), status,
         )  # fmt: skip
 
-    def _telling(self, rivals: Mapping[Any, tuple[torch.Tensor, torch.Tensor]]) -> int:
-        """The output at which the rivals differ most."""
-        rows = torch.stack([low for low, _ in rivals.values()])
-        return int(rows.sort(0).values.diff(dim=0).ne(0).sum(0).argmax())
-
-
-def _shown(low: torch.Tensor, high: torch.Tensor) -> str:
-    first, last = bits(float(low)), bits(float(high))
-    return first if first == last else f"{first} to {last}"
+    def _shown(self, key: Key, row: int) -> str:
+        """A prediction, and how many outputs refute the candidate."""
+        low, high = (bits(float(end[row])) for end in self.predicted[key])
+        count = int(self.wrong[key].sum())
+        refuted = f" (wrong {count} of {len(self.got)} times)" if count else ""
+        return (low if low == high else f"{low} to {high}") + refuted

@@ -47,10 +47,11 @@ class Sums:
     deterministic: bool
     #: (fraction bits, rounding) of the sums so far, the widest last.
     widths: tuple[tuple[int, str], ...]
-    #: For the evidence: the input and output that tell candidates apart.
+    #: For the evidence: the input and output that tell candidates apart, and what each
+    #: unit with each type of partial sums would have given.
     given: str
     output: str
-    candidates: Mapping[str, str]
+    candidates: Mapping[tuple[str, str], str]
 
     @property
     def compute(self) -> str:
@@ -119,13 +120,8 @@ def _along(
     found = {kind for _, kind in fits}
     kind = found.pop() if len(found) == 1 else "none"
     rows = torch.stack(list(predicted.values()))
-    place = int(rows.sort(0).values.diff(dim=0).ne(0).sum(0).argmax())
-    shown = {
-        name + ("" if kind == "none" else f", partial sums in {kind}"): bits(
-            float(want[place])
-        )
-        for (name, kind), want in predicted.items()
-    }
+    place = int(rows.ne(got).sum(0).argmax())
+    shown = {key: bits(float(want[place])) for key, want in predicted.items()}
     return Sums(
         op, units, tree, len(parts) if kind != "none" else 1, kind, True, widths,
         f"{SUMMANDS} products of numbers of four bits that cancel (column {place})",
