@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from refmoe.cli.identify import identify_command
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -98,6 +100,9 @@ def repro(
     from refmoe.cli.commands import run_repro
 
     raise typer.Exit(run_repro(case, ports or [], large))
+
+
+app.command("identify")(identify_command)
 
 
 @app.command()
