@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file, safe_open, save_file
 
+from refmoe.cli.checking import run_check
 from refmoe.exchange import files, scaffold
 from refmoe.exchange.script import script
 from refmoe.gallery import entries
@@ -25,6 +27,7 @@ MOE = "moe model=gpt-oss-120b T=3 H=32 I=32 E=8 k=4 seed=1"
 #: A port that knows nothing of refmoe: sorted top-k over plain tensors.
 STRANGER = """
 import torch
+import typer
 
 def route(logits, params, layer):
     weights, ids = torch.softmax(logits.double(), 1).topk(layer.top_k)
@@ -165,3 +168,23 @@ def test_exchange_scaffold_starts_a_port(
         scaffold.start("fresh_port", tmp_path)
     with pytest.raises(ValueError, match="'my-port' is no module's name"):
         scaffold.start("my-port", tmp_path)
+
+
+@pytest.mark.parametrize(("scale", "status"), [(1.0, 0), (1.5, 1), (None, 3)])
+def test_exchange_folders_are_judged(
+    tmp_path: Path, scale: float | None, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem, path = answered(tmp_path, "first")
+    if scale is not None:
+        out = run(port_of(entries("honest")["sequential"].port()), problem).outputs
+        save_file({"out": out["out"] * scale}, path)
+    assert run_check(tmp_path, "ieee", stable=False) == status
+    assert ("never ran" in capsys.readouterr().out) is (scale is None)
+
+
+def test_exchange_numerics_of_a_folder_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit):
+        run_check(tmp_path, "triton_kernel", stable=False)
+    assert "did you mean 'triton_kernels'?" in capsys.readouterr().err
