@@ -52,6 +52,11 @@ class Cell:
     regime: str
     profile: str = ""
 
+    @property
+    def inputs(self) -> str:
+        """What reports call its inputs: the profile, else the regime."""
+        return self.profile or self.regime
+
 
 def cells(
     ops: Sequence[str],
