@@ -1,9 +1,12 @@
-"""Arithmetics that a port may have beside the one that it declares."""
+"""What a port may compute beside what it declares: arithmetics, and near formulas."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from oracle.numerics import PRESETS, Numerics
 from oracle.spec import BlockFormat, Layer
+from oracle.spec.activation import ActivationKind
 
 _GEMM = ("accumulate", "split_k", "partial", "dequantized", "gemm")
 _ACTIVATE = (
@@ -63,6 +66,26 @@ def others(op: str, layer: Layer, declared: Numerics) -> dict[str, Numerics]:
     for name, numerics in PRESETS.items():
         add(f"PRESETS[{name!r}]", numerics)
     return found
+
+
+#: Formulas that differ by no more than a coarse function's error.
+_NEAR: dict[str, ActivationKind] = {
+    "geglu_tanh": "geglu_erf", "geglu_erf": "geglu_tanh",
+}  # fmt: skip
+
+
+def neighbours(layer: Layer) -> dict[str, Layer]:
+    """Layers so close to `layer` that a wide arithmetic could pass for the difference.
+
+    >>> from oracle import models
+    >>> list(neighbours(models.get("gemma-4-26b-a4b")))
+    ['activation.kind=geglu_erf']
+    """
+    kind = _NEAR.get(layer.activation.kind)
+    if kind is None:
+        return {}
+    near = replace(layer, activation=replace(layer.activation, kind=kind))
+    return {f"activation.kind={kind}": near}
 
 
 def _seen(numerics: Numerics, read: tuple[str, ...]) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from oracle.numerics import Numerics
 from refmoe import reference
+from refmoe.declarations import neighbours
 from refmoe.evidence import Evidence, evidence
 from refmoe.judged import SELECTIONS, Call, Oracle, judged
 from refmoe.problem import Problem
@@ -23,6 +24,7 @@ _STATUS = {
     "crashed": Kind.CRASHED,
     "hung": Kind.HUNG,
 }
+_EXPLAINED = (Kind.BIT_EQUAL, Kind.WITHIN, Kind.AMBIGUOUS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,11 @@ def judge(
     """What the outcome is worth.
 
     A guard's violation is WRONG. What lies outside the problem's numerics is tried
-    under each of `others` (name -> Numerics) and is UNDECLARED where some explain it,
-    else WRONG. A pass in a bound that admits zeros is UNDECIDED; if it declares
-    functions worse than any known one, it is VACUOUS where known ones explain it too,
-    else WRONG. `stable`: the order of rows inside an expert is part of the contract;
-    `signed_zeros`: so are signs of zeros.
+    under each of `others` (name -> Numerics) and is UNDECLARED where some explain it
+    and no near formula does in the declared arithmetic, else WRONG. A pass in a bound
+    that admits zeros is UNDECIDED; if it declares functions worse than any known one,
+    it is VACUOUS where known ones explain it too, else WRONG. `stable`: the order of
+    rows inside an expert is part of the contract; `signed_zeros`: so are their signs.
     """
     if outcome.status != "ran":
         kind = _STATUS[outcome.status]
@@ -70,14 +72,18 @@ def judge(
         found = _held(call, found)
     if found.verdict.kind is not Kind.WRONG or not others:
         return found
-    explained = (Kind.BIT_EQUAL, Kind.WITHIN, Kind.AMBIGUOUS)
     proofs = {
         name: proof
         for name, (kind, proof) in _tried(call, others).items()
-        if kind in explained and proof.explains
+        if kind in _EXPLAINED and proof.explains
     }
     if not proofs:
         return found
+    for name, layer in neighbours(problem.layer).items():
+        near = replace(call, problem=problem.but(layer=layer))
+        if _under(near).verdict.kind in _EXPLAINED:
+            detail = f"as {name} computes in the declared arithmetic"
+            return replace(found, verdict=replace(found.verdict, detail=detail))
     fitting = tuple(proofs)
     verdict = replace(found.verdict, kind=Kind.UNDECLARED, detail=f"fits {fitting[0]}")
     return replace(found, verdict=verdict, fitting=fitting, proofs=proofs)

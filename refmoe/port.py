@@ -28,8 +28,10 @@ ATTRIBUTES: dict[str, str] = {
     "workspace": "function (case): scratch memory",
     "tactics": "function (case) -> tactics; each is judged, passed as `tactic=`",
     "layouts": "mapping: layouts of inputs and outputs",
-    "taps": "tuple of tap names that the ops put into the dict `taps=`",
+    "taps": "tuple of tap names that the ops put into the dict `taps=`, each as the "
+    "next stage reads it",
     "stable": "bool: rows of one expert keep the order of their slots",
+    "signed_zeros": "bool: zeros that no error could have moved keep their signs",
     "deterministic": "bool: the same call gives the same bits",
     "graph_safe": "bool: may be captured in a CUDA graph",
     "batch_invariant": "bool: a token's bits do not depend on the batch",
@@ -54,6 +56,11 @@ class Port:
     def get(self, attribute: str, default: Any = None) -> Any:
         """An optional attribute of ATTRIBUTES, or the default."""
         return self.attributes.get(attribute, default)
+
+    @property
+    def contract(self) -> dict[str, bool]:
+        """What a result must keep beside its values, as `judge` takes it."""
+        return {name: bool(self.get(name)) for name in ("stable", "signed_zeros")}
 
     @property
     def device(self) -> str:

@@ -64,8 +64,7 @@ class Search:
             problem, outcome = again(trial)
             if outcome.status != "ran" or outcome.violations:
                 continue
-            stable = bool(trial.port.get("stable", False))
-            kept = consistent(problem, outcome, left, stable=stable)
+            kept = consistent(problem, outcome, left, **trial.port.contract)
             self._add(kept)
             left = {name: left[name] for name in kept}
         return {

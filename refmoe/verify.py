@@ -103,8 +103,8 @@ class Verifier:
             case = case.but(tactic=spelt(tactic))
         outcome = self.runner.run(port, problem, tactic)
         key, known = self._known(port, case, layer, numerics)
-        declared, stable = problem.but(layer=layer), bool(port.get("stable", False))
-        judgement = judge(declared, outcome, stable=stable, others=known)
+        declared, contract = problem.but(layer=layer), port.contract
+        judgement = judge(declared, outcome, others=known, **contract)
         trial = Trial(port, problem.case, layer, numerics, tactic)
         self.searches.setdefault(key, Search()).note(judgement, trial)
         arithmetic = outcome.status == "ran" and not outcome.violations
@@ -113,7 +113,7 @@ class Verifier:
         self.open[key] = known
         deviation = None
         if arithmetic and layer != problem.layer:
-            against = judge(problem, outcome, stable=stable)
+            against = judge(problem, outcome, **contract)
             deviation = against if against.verdict.kind.failed else None
             judgement = nothing(outcome, deviation) or judgement
         seconds = time.perf_counter() - start

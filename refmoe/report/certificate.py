@@ -104,6 +104,8 @@ def _plain(finding: Finding) -> dict[str, Any]:
         "tap": finding.verdict.tap,
         "index": list(finding.verdict.index),
         "ratio": _json(finding.verdict.ratio),
+        "median": _json(finding.verdict.median),
+        "probability": finding.verdict.probability,
         "first": _first(finding.first),
         "cause": finding.cause,
         "tactic": finding.tactic,

@@ -62,6 +62,8 @@ def described(verdict: Verdict) -> str:
     ratio = verdict.ratio
     if ratio is not None and 0 < ratio < math.inf and low != high:
         parts.append(f"error {ratio:.3g}x bound")
+    if verdict.probability is not None:
+        parts.append(f"a right kernel's is, with probability {verdict.probability:.2g}")
     if verdict.detail:
         parts.append(verdict.detail)
     return "  ".join(parts)
