@@ -50,7 +50,7 @@ class PortItem(pytest.Item):
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
         """The findings' text; a traceback only where refmoe itself fails."""
-        if isinstance(excinfo.value, Failure):
+        if isinstance(excinfo.value, Failure | FindingWarning):
             return str(excinfo.value)
         excinfo.traceback = excinfo.traceback.cut(path=__file__)
         return super().repr_failure(excinfo, style)
@@ -69,7 +69,7 @@ class PortItem(pytest.Item):
         if bad:
             reasons = (excuse(self.run.expected, record) for record in bad)
             pytest.xfail("; ".join(dict.fromkeys(r.reason for r in reasons if r)))
-        if not any(record.kind.executed for record in records):
+        if not any(record.kind.decided for record in records):
             reason = next((r.judgement.verdict.detail for r in records), "no case")
             kind = records[0].kind if records else Kind.UNSUPPORTED
             pytest.skip(f"{kind}: {reason.splitlines()[0] if reason else ''}")
@@ -134,14 +134,14 @@ def collect(
             continue
         own = [cell for cell in grid if cell.op == operation]
         for cell in own:
-            words = [cell.op, cell.subject, cell.regime]
+            words = [cell.op, cell.subject, cell.inputs]
             yield item(CellItem, words[alone:], cell=cell)
         of_laws: dict[Cell, list[Case]] = {}
         hearings, seed = run.settings.profile.hearings, run.settings.seed
         for _, cell, case in heard([port], own, [*LAWS.values()], hearings, seed):
             of_laws.setdefault(cell, []).append(case)
         for cell, cases in of_laws.items():
-            words = [cell.op, cell.subject, cell.regime]
+            words = [cell.op, cell.subject, cell.inputs]
             yield item(CellItem, words[alone:], cell=cell, cases=tuple(cases))
 
 

@@ -102,11 +102,11 @@ class Session:
     def problems(self) -> list[str]:
         """Why the run as a whole fails, whatever its single tests say."""
         run, least = self.run(), self.settings.least
-        executed = sum(record.kind.executed for record in run.records)
+        decided = sum(r.kind.decided and not r.empty for r in run.records)
         found = []
-        if self.tests and executed < least:
+        if self.tests and decided < least:
             found.append(
-                f"{executed} cases were executed, {least} at least are needed "
+                f"{decided} cases were decided, {least} at least are needed "
                 f"(REFMOE_LEAST): {self._idle()}"
             )
         found += [
@@ -123,8 +123,8 @@ class Session:
         return found
 
     def _idle(self) -> str:
-        """How many cases were not executed, by verdict."""
-        kinds = [Kind.MISSING, Kind.UNSUPPORTED, Kind.REFUSED]
+        """How many cases decided nothing, by verdict."""
+        kinds = [kind for kind in Kind if not kind.decided]
         counts = {k: sum(r.kind is k for r in self.records) for k in kinds}
         counts[Kind.MISSING] += self.missing
         return ", ".join(f"{count} {kind}" for kind, count in counts.items())

@@ -21,7 +21,7 @@ OPTIONS = {
     "formats": "block formats, with commas between them, or all",
     "regimes": "regimes, with commas between them",
     "expected_failures": "TOML file of known failures; see refmoe.expected",
-    "least": "fewest cases that must be executed for the run to pass; 1 by default",
+    "least": "fewest cases that must be decided for the run to pass; 1 by default",
     "in_process": "run ports in the process of the tests, to debug them",
     "deadline": "seconds that a call may take; 30 by default",
     "compile_deadline": "the same for the first call of an op; 180 by default",

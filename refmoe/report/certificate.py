@@ -40,7 +40,7 @@ def certificate(run: Run) -> dict[str, Any]:
         "verdicts": dict(Counter(str(record.kind) for record in records)),
         "cells": [
             {
-                "port": row.port, "op": row.op, "of": row.subject, "regime": row.regime,
+                "port": row.port, "op": row.op, "of": row.subject, "inputs": row.inputs,
                 "verdicts": {str(kind): count for kind, count in row.kinds.items()},
                 "largest": {tap: _json(value) for tap, value in row.largest.items()},
                 "median": {tap: _json(row.median(tap)) for tap in row.medians},
@@ -80,7 +80,7 @@ def never_ran(port: About, records: Sequence[Record]) -> dict[str, Any]:
         "never_ran": [name for name in OPS if name not in executed],
         "idle_cells": [
             {
-                "op": cell.op, "of": cell.subject, "regime": cell.regime,
+                "op": cell.op, "of": cell.subject, "inputs": cell.inputs,
                 "verdict": str(record.kind), "reason": reason(record),
             }
             for cell, record in idle.items()

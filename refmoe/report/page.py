@@ -167,7 +167,7 @@ def _reach(reach: Reach, arch: str) -> Markup:
 
 def _tables(run: Run) -> Iterator[Markup]:
     names = (
-        "op", "of", "regime", "cases", "equal", "within", "failed", "not run",
+        "op", "of", "inputs", "cases", "equal", "within", "failed", "not run",
         "error / bound: median, largest", "other",
     )  # fmt: skip
     for port in run.ports:
@@ -179,7 +179,7 @@ def _row(row: Row) -> Markup:
     numbers = row.cases, row.kinds[Kind.BIT_EQUAL], row.kinds[Kind.WITHIN]
     failed, other = row.failures, row.others
     return tag(
-        "tr", *(tag("td", word) for word in (row.op, row.subject, row.regime)),
+        "tr", *(tag("td", word) for word in (row.op, row.subject, row.inputs)),
         *(tag("td", number or "-", class_="number") for number in numbers),
         tag("td", failed or "-", class_="bad" if failed else "number"),
         tag("td", row.not_run or "-", class_="idle" if row.not_run else "number"),

@@ -1,4 +1,4 @@
-"""Records added up: one row per port, op, subject and regime."""
+"""Records added up: one row per port, op, subject and inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class Row:
     port: str
     op: str
     subject: str
-    regime: str
+    #: A regime, a profile or a law.
+    inputs: str
     kinds: Counter[Kind] = field(default_factory=Counter)
     #: Largest and median error / bound of each result, over the cell's cases.
     largest: dict[str, float] = field(default_factory=dict)
@@ -85,7 +86,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
     found: dict[tuple[str, str, str, str], Row] = {}
     for record in records:
         cell = record.cell
-        key = (record.port, cell.op, cell.subject, cell.regime)
+        key = (record.port, cell.op, cell.subject, cell.inputs)
         found.setdefault(key, Row(*key)).add(record)
     return list(found.values())
 
@@ -94,14 +95,14 @@ def condensed(found: Sequence[Row]) -> list[Row]:
     """The rows with those of an op and subject that merely passed added up in one."""
     groups: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in found:
-        regime = row.regime if row.failures or row.others else ""
-        groups.setdefault((row.port, row.op, row.subject, regime), []).append(row)
+        inputs = row.inputs if row.failures or row.others else ""
+        groups.setdefault((row.port, row.op, row.subject, inputs), []).append(row)
     return [group[0] if len(group) == 1 else _sum(group) for group in groups.values()]
 
 
 def _sum(group: Sequence[Row]) -> Row:
     first = group[0]
-    total = Row(first.port, first.op, first.subject, f"{len(group)} regimes")
+    total = Row(first.port, first.op, first.subject, f"{len(group)} kinds")
     for row in group:
         total.kinds += row.kinds
         for tap, ratio in row.largest.items():

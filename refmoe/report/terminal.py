@@ -68,10 +68,10 @@ def progress(console: Console, total: int) -> Iterator[Any]:
         yield seen
 
 
-def table(console: Console, records: Sequence[Record], *, merged: bool = False) -> None:
-    """For each port one line per op, subject and regime that ran.
+def table(console: Console, records: Sequence[Record]) -> None:
+    """For each port one line per op, subject and kind of inputs that ran.
 
-    `merged` adds up the regimes of an op and subject.
+    Inputs that all passed share a line; the page and the certificate keep them apart.
     """
     from rich.table import Table
     from rich.text import Text
@@ -82,7 +82,7 @@ def table(console: Console, records: Sequence[Record], *, merged: bool = False) 
         ran = condensed([row for row in lines_ if row.not_run < row.cases])
         console.print(f"\n{port}", style="bold", highlight=False)
         grid = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("op", "of", "regime"):
+        for name in ("op", "of", "inputs"):
             grid.add_column(name, no_wrap=True)
         for name in ("cases", "equal", "within", "wrong", "not run"):
             grid.add_column(name, justify="right", no_wrap=True)
@@ -90,7 +90,7 @@ def table(console: Console, records: Sequence[Record], *, merged: bool = False) 
             grid.add_column(name, no_wrap=True)
         for row in ran:
             grid.add_row(
-                row.op, row.subject, row.regime, str(row.cases),
+                row.op, row.subject, row.inputs, str(row.cases),
                 _count(row.kinds[Kind.BIT_EQUAL]), _count(row.kinds[Kind.WITHIN]),
                 Text(row.failures or "-", style="bold red"), _count(row.not_run),
                 row.error, Text(row.others, style="yellow"),

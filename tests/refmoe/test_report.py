@@ -178,7 +178,7 @@ def test_table_adds_up_the_regimes_that_merely_passed() -> None:
         for regime, kind in kinds.items()
     ]
     shown = condensed(rows(found))
-    assert [row.regime for row in shown] == ["2 regimes", "b", "d"]
+    assert [row.inputs for row in shown] == ["2 kinds", "b", "d"]
     assert [row.cases for row in shown] == [2, 1, 1]
 
 
@@ -275,6 +275,6 @@ def test_certificate_is_plain_json_and_complete() -> None:
     assert again["ports"][0]["hardware"] == "cpu"
     assert again["ports"][0]["numerics"] == "Numerics()"
     assert again["ports"][0]["idle_cells"] == [
-        {"op": "moe", "of": "other", "regime": "randn", "verdict": "UNSUPPORTED",
+        {"op": "moe", "of": "other", "inputs": "randn", "verdict": "UNSUPPORTED",
          "reason": ""}
     ]  # fmt: skip
