@@ -140,8 +140,9 @@ def run_verify(
     start = time.perf_counter()
     with terminal.progress(console, total) as seen:
         records = verify(
-            ports, grid, count, seed=seed, laws=laws, hearings=hearings, seen=seen
-        )
+            ports, grid, count, seed=seed, laws=laws, hearings=hearings, seen=seen,
+            pictures=files.pictures,
+        )  # fmt: skip
     seconds = time.perf_counter() - start
     run = Run([*map(about, ports)], records, seed, seconds, expected)
     terminal.table(console, records)
