@@ -41,6 +41,31 @@ def test_compare_zeros_of_either_sign_are_equal() -> None:
     assert compare("out", tap([-0.0, 0.0]), got, IEEE).kind is Kind.BIT_EQUAL
 
 
+def test_compare_signs_of_zeros_count_where_declared_and_certain() -> None:
+    certain, open_ = tap([-0.0, 1.0]), tap([-0.0, 1.0], [1e-3, 1e-3])
+    minus, plus = torch.tensor([-0.0, 1.0]), torch.tensor([0.0, 1.0])
+    assert compare("y", certain, plus, IEEE).kind is Kind.BIT_EQUAL
+    for want, got, kind in (
+        (certain, minus, Kind.BIT_EQUAL), (certain, plus, Kind.WRONG),
+        (open_, plus, Kind.BIT_EQUAL),
+    ):  # fmt: skip
+        assert compare("y", want, got, IEEE, signed_zeros=True).kind is kind
+
+
+def test_compare_nan_is_nan_whatever_its_bits() -> None:
+    for bits in (0x7FC00000, -0x3FFFFF, 0x7F800001):
+        got = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+        assert compare("y", tap([NAN]), got, IEEE).kind is Kind.BIT_EQUAL
+        assert compare("y", tap([INF]), got, IEEE).kind is Kind.WRONG
+
+
+def test_compare_suspect_says_how_likely_it_is() -> None:
+    whole = tap([8.0], [2.0], [1.0])
+    suspect = compare("y", whole, torch.tensor([9.5]), IEEE)
+    assert (suspect.kind, suspect.probability) == (Kind.SUSPECT, 1e-9)
+    assert compare("y", whole, torch.tensor([8.5]), IEEE).probability is None
+
+
 def test_compare_within_suspect_and_wrong_by_the_bounds() -> None:
     whole = tap([8.0, 8.0], [2.0, 2.0], [1.0, 1.0])
     for error, kind, ratio in (
