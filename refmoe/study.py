@@ -111,4 +111,5 @@ def _evidence(
     outcome = verifier.runner.run(port, problem)
     if outcome.status != "ran" or outcome.violations:
         return None
-    return Evidence(problem.but(layer=layer), outcome, right)
+    stable = bool(port.get("stable", False))
+    return Evidence(problem.but(layer=layer), outcome, right, stable)

@@ -19,11 +19,15 @@ _FINE = (Kind.BIT_EQUAL, Kind.WITHIN, Kind.AMBIGUOUS)
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One call: the problem as the port declares it, what came, whether it is right."""
+    """One call: the problem as the port declares it, what came, whether it is right.
+
+    `stable`: the order of rows inside an expert is part of the port's contract.
+    """
 
     problem: Problem
     outcome: Outcome
     right: bool = False
+    stable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,8 @@ def _verdict(hypothesis: Hypothesis, item: Evidence) -> Kind | None:
             problem = changed
         oracle = partial(traced, hypothesis, item.problem)
         outcome = Outcome("ran", item.outcome.outputs)
-        kind = judge(problem, outcome, oracle=oracle).verdict.kind
+        found = judge(problem, outcome, stable=item.stable, oracle=oracle)
+        kind = found.verdict.kind
     except (ValueError, NotImplementedError, IndexError, RuntimeError):
         # The hypothesis makes no sense of this layer.
         return None

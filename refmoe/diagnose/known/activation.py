@@ -55,6 +55,13 @@ def _halves(
     return altered
 
 
+def _to_zero(place: Place, tap: Tap) -> Tap:
+    if place.layer.activation.limit != 0.0:
+        return tap
+    gate, up = tap.value.chunk(2, -1)
+    return replace(tap, value=torch.cat((gate.clamp(max=0.0), up * 0.0), -1))
+
+
 def _always_gated(problem: Problem) -> Problem | None:
     """Ungated experts through SwiGLU, their one half as gate and up."""
     layer = problem.layer
@@ -137,11 +144,7 @@ HYPOTHESES = (
     before_activation(
         "limit_of_zero_clamps",
         "a limit of 0, which means none, clamps everything to 0",
-        _halves(
-            lambda gate, up, limit: (
-                (gate.clamp(max=0.0), up * 0.0) if limit == torch.inf else (gate, up)
-            )
-        ),
+        _to_zero,
     ),
     _hypothesis(
         "gelu_by_erf", "GELU by erf in place of tanh", _kind("geglu_erf", "geglu_tanh")

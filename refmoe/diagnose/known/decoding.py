@@ -10,8 +10,9 @@ from torch.nn.functional import pad
 
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
+from oracle.trace import Tap
 from refmoe.diagnose import changes
-from refmoe.diagnose.hypothesis import Hypothesis
+from refmoe.diagnose.hypothesis import Hypothesis, Place
 
 _OPS = ("dequantize", "grouped_gemm", "experts", "moe")
 
@@ -131,6 +132,18 @@ def _first_global(stored: Blocks) -> Blocks | None:
     return replace(stored, global_scale=own.reshape(-1)[0].expand_as(own).contiguous())
 
 
+def _zero_at_byte_0(place: Place, tap: Tap) -> Tap:
+    stored = place.inputs["blocks"]
+    if stored.format.scale != "e8m0":
+        return tap
+    rows, columns = stored.format.block
+    empty = (stored.scales == 0).repeat_interleave(columns or tap.value.shape[-1], -1)
+    if rows > 1:
+        empty = empty.repeat_interleave(rows, -2)
+    empty = empty[..., : tap.value.shape[-2], : tap.value.shape[-1]]
+    return Tap(tap.value.masked_fill(empty, 0.0))
+
+
 HYPOTHESES = (
     _hypothesis("nibbles_swapped", "the codes of a byte change places", _nibbles),
     _hypothesis(
@@ -185,6 +198,12 @@ HYPOTHESES = (
         "byte_255_is_finite",
         "the NaN scale decodes as a finite one",
         _bytes(lambda b: b.clamp(max=254)),
+    ),
+    Hypothesis(
+        "byte_0_is_zero",
+        "the scale byte 0 decodes as zero",
+        alter={"values": _zero_at_byte_0},
+        ops=("dequantize",),
     ),
     _hypothesis(
         "byte_134_is_nan",

@@ -144,7 +144,22 @@ WHOLE = (
     *_either("tokens_exchanged", "the last two tokens change places", _exchanged),
 )
 
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """What follows the first element in memory."""
+    strides = torch.empty(tensor.shape, device="meta").stride()
+    try:
+        return tensor.as_strided(tensor.shape, strides).clone()
+    except RuntimeError:
+        return tensor
+
+
 HYPOTHESES = (
+    Hypothesis(
+        "strides_ignored",
+        "views are read as if their rows lay one behind the other",
+        changes.inputs("x", "gate_up", "down", "logits", "weights", "ids")(_dense),
+    ),
     *(_gemm_columns(tile) for tile in (128, 64, 32, 16)),
     *(
         hypothesis

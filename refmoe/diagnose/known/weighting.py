@@ -98,6 +98,12 @@ def _of_first_experts(place: Place, value: torch.Tensor) -> torch.Tensor | None:
     return chosen * scale
 
 
+def _of_the_token_before(place: Place, value: torch.Tensor) -> torch.Tensor:
+    ids = place.taps["ids"].value
+    again = (ids[1:] == ids[:-1]).all(1, keepdim=True)
+    return torch.cat((value[:1], torch.where(again, value[:-1], value[1:])))
+
+
 def _by_slot(place: Place, value: torch.Tensor) -> torch.Tensor | None:
     scale = place.params.per_expert_scale
     if scale is None:
@@ -150,6 +156,16 @@ HYPOTHESES = (
         "weights_of_the_first_experts",
         "weights are the scores of the first k experts",
         _of_first_experts,
+    ),
+    _altered(
+        "expert_0_unweighted",
+        "slots of expert 0 weigh nothing (an id taken for a mask, say)",
+        lambda place, value: torch.where(place.taps["ids"].value <= 0, 0.0, value),
+    ),
+    _altered(
+        "weights_of_the_token_before",
+        "a token that chose as the one before it gets that one's weights",
+        _of_the_token_before,
     ),
     _altered(
         "scale_of_the_slot", "the scale per expert is indexed by the slot", _by_slot

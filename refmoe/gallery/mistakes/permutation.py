@@ -154,7 +154,7 @@ def empty_experts_skipped(
 @mistake("combined", shows="a permutation that is not its own inverse")
 def inverse_permutation(stage: Stage, part: Tensor, rows: Tensor, shape: Any) -> Tensor:
     """Rows go back through the permutation instead of its inverse."""
-    return stage(part, rows[rows.argsort().argsort()].argsort(), shape)
+    return stage(part, rows.sort().values[rows.argsort()], shape)
 
 
 @mistake("with_identity", models=("longcat-flash",), shows="experts that hand x on")
