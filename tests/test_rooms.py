@@ -26,8 +26,8 @@ ROOMS = {
         models scalar vectors
     """.split(),
     "refmoe": """
-        verdict protocol generator case parse dimensions views ranks supports port
-        loading regimes problem results compare vacuity
+        verdict protocol generator case parse dimensions fitting views ranks supports
+        port loading regimes problem results compare vacuity
         stages reference judged evidence declarations
         graph guard runner judge exhibit laws worker strategies shrink diagnose identify
         profiles plan schedule undeclared departure record verify study campaign score bench exchange expected

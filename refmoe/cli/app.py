@@ -26,6 +26,20 @@ Ports = Annotated[
 Large = Annotated[
     bool, typer.Option("--large", help="lift the bound on the size of a case")
 ]
+InProcess = Annotated[
+    bool,
+    typer.Option("--in-process", help="no workers: faster to start, and unguarded"),
+]
+Deadline = Annotated[
+    float, typer.Option(min=0.1, help="seconds that a call may take; beyond it HUNG")
+]
+CompileDeadline = Annotated[
+    float, typer.Option(min=0.1, help="the same for the first call of an op")
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(min=0.1, metavar="GIB", help="memory that a worker may take"),
+]
 
 
 @app.command("verify")
@@ -71,9 +85,14 @@ def verify_command(
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="one case of each")] = False,
+    in_process: InProcess = False,
+    deadline: Deadline = 30.0,
+    compile_deadline: CompileDeadline = 180.0,
+    memory: Memory = None,
 ) -> None:
     """Judge ports: the table, each finding with its bits, the certificate."""
     from refmoe.cli.commands import Choice, run_verify
+    from refmoe.cli.hosting import Hosting
     from refmoe.report.files import Files
 
     if law and no_laws:
@@ -84,7 +103,10 @@ def verify_command(
     )  # fmt: skip
     count = 1 if quick else cases
     files = Files(json, junit, html)
-    status = run_verify(ports or [], choice, count, seed, files, expected_failures)
+    hosting = Hosting(in_process, deadline, compile_deadline, memory)
+    status = run_verify(
+        ports or [], choice, count, seed, files, expected_failures, hosting
+    )
     raise typer.Exit(status)
 
 
@@ -95,11 +117,17 @@ def repro(
     ],
     ports: Ports = None,
     large: Large = False,
+    in_process: InProcess = False,
+    deadline: Deadline = 30.0,
+    compile_deadline: CompileDeadline = 180.0,
+    memory: Memory = None,
 ) -> None:
     """Run one case again and show every result."""
     from refmoe.cli.commands import run_repro
+    from refmoe.cli.hosting import Hosting
 
-    raise typer.Exit(run_repro(case, ports or [], large))
+    hosting = Hosting(in_process, deadline, compile_deadline, memory)
+    raise typer.Exit(run_repro(case, ports or [], large, hosting))
 
 
 app.command("identify")(identify_command)

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from refmoe.case import format_names, model_names, model_of
+from refmoe.cli.hosting import Hosting, Load
 from refmoe.expected import read
 from refmoe.laws import LAWS, Law, law_called
-from refmoe.loading import load
 from refmoe.parse import LARGEST, parse
 from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, cells
 from refmoe.port import Port
@@ -88,20 +88,20 @@ def usage() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def chosen_ports(names: Sequence[str]) -> list[Port]:
+def chosen_ports(names: Sequence[str], load: Load) -> list[Port]:
     """The ports called `names`; without any, ours on a GPU and the peers elsewhere.
 
     Raises ImportError if one cannot be imported; default peers whose package is missing
     are left out as long as one is there.
     """
     if names:
-        return [load(name) for name in names]
+        return load(names)
     if torch.cuda.is_available():
-        return [load("refmoe.kernels")]
+        return load(["refmoe.kernels"])
     found, reasons = [], []
     for name in importlib.import_module("refmoe.peers").defaults():
         try:
-            found.append(load(name))
+            found += load([name])
         except ImportError as error:
             reasons.append(str(error))
     if not found:
@@ -119,31 +119,35 @@ def run_verify(
     seed: int,
     files: Files,
     known: Path | None,
+    hosting: Hosting,
 ) -> int:
     """`refmoe verify`; returns the exit status."""
     # The cases are small: sharing one among threads costs more than it saves.
     torch.set_num_threads(1)
     console = terminal.console_for()
     confined = not choice.regimes
-    with usage():
-        choice = choice.checked()
-        files.check()
-        expected = [] if known is None else read(known)
-        ports = chosen_ports(names)
-    grid = cells(
-        choice.ops, choice.models, choice.formats, choice.regimes, confined=confined
-    )
-    count, laws, hearings = choice.hearings(count)
-    total = len(list(schedule(ports, grid, count, seed)))
-    total += len(list(heard(ports, grid, laws, hearings, seed)))
-    terminal.header(console, ports, total)
-    start = time.perf_counter()
-    with terminal.progress(console, total) as seen:
-        records = verify(
-            ports, grid, count, seed=seed, laws=laws, hearings=hearings, seen=seen,
-            pictures=files.pictures,
-        )  # fmt: skip
-    seconds = time.perf_counter() - start
+    with hosting.opened() as (runner, load):
+        with usage():
+            choice = choice.checked()
+            files.check()
+            expected = [] if known is None else read(known)
+            ports = chosen_ports(names, load)
+        grid = cells(
+            choice.ops, choice.models, choice.formats, choice.regimes, confined=confined
+        )
+        count, laws, hearings = choice.hearings(count)
+        total = len(list(schedule(ports, grid, count, seed)))
+        total += len(list(heard(ports, grid, laws, hearings, seed)))
+        terminal.header(console, ports, total)
+        console.print(str(hosting), highlight=False, soft_wrap=True)
+        start = time.perf_counter()
+        with terminal.progress(console, total) as seen:
+            records = verify(
+                ports, grid, count,
+                seed=seed, laws=laws, hearings=hearings, pictures=files.pictures,
+                seen=seen, runner=runner,
+            )  # fmt: skip
+        seconds = time.perf_counter() - start
     run = Run([*map(about, ports)], records, seed, seconds, expected)
     terminal.table(console, records)
     terminal.show(console, run)
@@ -153,23 +157,24 @@ def run_verify(
     return run.status
 
 
-def run_repro(line: str, names: Sequence[str], large: bool) -> int:
+def run_repro(line: str, names: Sequence[str], large: bool, hosting: Hosting) -> int:
     """`refmoe repro`; returns the exit status."""
     console = terminal.console_for()
-    with usage():
-        case = parse(line, largest=None if large else LARGEST)
-        build(case)
-        if case.law is not None:
-            law_called(case.law)
-        ports = [port for port in chosen_ports(names) if names or case.op in port.ops]
+    with hosting.opened() as (runner, load):
+        with usage():
+            case = parse(line, largest=None if large else LARGEST)
+            build(case)
+            if case.law is not None:
+                law_called(case.law)
+            found = chosen_ports(names, load)
+        ports = [port for port in found if names or case.op in port.ops]
+        verifier = Verifier(runner=runner)
+        records = [verifier.check(port, case) for port in ports]
     if not ports:
         console.print(f"no default port has the op {case.op}; name a PORT")
-    verifier, records = Verifier(), []
-    for port in ports:
-        records.append(verifier.check(port, case))
-        record = records[-1]
+    for record in records:
         console.print(
-            f"{record.kind} {case.op}[{port.name}]  {case}",
+            f"{record.kind} {case.op}[{record.port}]  {case}",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
         for verdict in record.judgement.results:

@@ -113,19 +113,22 @@ class Child:
     def case(self, port: Port, request: Frame, file: int) -> None:
         """Every tactic of a case, or the launches of its law; those of `done` not."""
         case = parse(request["case"], largest=None)
-        problem = self.problem(case.but(law=None))
         self.begin("", "ask")
+        reason = port.unsupported(case)
+        if reason is not None:
+            self.say("facts", reason=reason)
+            return
+        problem = self.problem(case.but(law=None))
         defined = [encoded(part) for part in port.definition(problem.layer)]
-        tactics = port.tactics(case)
-        names = [None if tactic is None else str(tactic) for tactic in tactics]
+        names = [None if one is None else str(one) for one in port.tactics(case)]
         layer = encoded(problem.layer)
-        self.say("facts", layer=layer, definition=defined, tactics=names)
+        self.say("facts", reason=None, layer=layer, definition=defined, tactics=names)
         if case.law is not None:
             law = law_called(case.law)
             if law.objection(problem.case, port) is None:
                 self.law(law, port, problem, file)
             return
-        for index, tactic in enumerate(tactics):
+        for index, tactic in enumerate(port.tactics(case)):
             if index not in request["done"]:
                 self.run(port, problem, tactic, str(index), file)
 

@@ -132,8 +132,9 @@ class Home:
             ticket.since = min(max(float(frame["time"]), ticket.since), now)
             worker.since = int(frame["log"])
         elif what == "facts":
-            ticket.layer, ticket.definition = frame["layer"], frame["definition"]
-            ticket.tactics = [None if t is None else str(t) for t in frame["tactics"]]
+            ticket.facts = frame
+            if frame["reason"] is None:
+                ticket.tactics = [t and str(t) for t in frame["tactics"]]
         elif what == "outcome" and ticket.step and frame["name"] == ticket.step[0]:
             assert ticket.slot is not None
             file, name = worker.files[ticket.slot], ticket.step[0]

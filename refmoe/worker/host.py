@@ -39,10 +39,17 @@ class Host:
     control: socket.socket | None = None
     ended: dict[int, int] = field(default_factory=dict)
     ready: bool = False
+    #: Whether its end of the control socket is closed.
+    deaf: bool = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether it does not run, or has stopped answering."""
+        return self.process is None or self.deaf or self.process.poll() is not None
 
     def start(self) -> None:
         """Start it, unless it runs; returns before it is ready."""
-        if self.process is not None and self.process.poll() is None:
+        if not self.gone:
             return
         self.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -58,7 +65,7 @@ class Host:
             start_new_session=True,
         )
         theirs.close()
-        self.control, self.ready, self.ended = ours, False, {}
+        self.control, self.ready, self.deaf, self.ended = ours, False, False, {}
 
     def fork(self, files: list[int], limits: dict[str, Any]) -> int:
         """A new worker with these files; its process id."""
@@ -96,6 +103,7 @@ class Host:
             ready, _, _ = select.select([self.control], [], [], left)
             frame = receive(self.control) if ready else None
             if frame is None:
+                self.deaf = bool(ready)
                 raise Ended("the process that workers are forked from is gone")
             if "ended" in frame:
                 self.ended[frame["ended"]] = frame["status"]
@@ -168,13 +176,15 @@ class Worker:
                 return frame
             if os.fstat(self.log).st_size > self.since + LOUDEST:
                 raise Garbled(f"more than {LOUDEST >> 20} MiB of output")
-            if self.host.process is None or self.host.process.poll() is not None:
-                raise Ended("its nursery was killed")
+            if self.host.gone:
+                raise Ended(self._last_words())
             if left <= 0:
                 return None
 
     def _last_words(self) -> str:
         code = self.host.status(self.pid)
+        if code is None and self.host.gone:
+            return "the process that it was forked from was killed"
         if code is None:
             return "the worker closed its channel and went on"
         if code < 0:

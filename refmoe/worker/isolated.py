@@ -74,12 +74,9 @@ class Isolated:
 
     def tactics(self, port: RemotePort, case: Case) -> tuple[Any, ...]:
         """See `Port.tactics`; raises PortFailed where there is no answer."""
-        ticket = self._ticket(port, case)
-        self._home(port.name).until(ticket, lambda ticket: ticket.tactics is not None)
+        ticket = self._said(port, case)
         if ticket.tactics is None:
-            raise PortFailed(self._read(port, case, ticket).without)
-        key = (port.name, decoded(Layer, ticket.layer))
-        self.defined[key] = _definition(ticket.definition)
+            return ()
         return tuple(
             None if text is None else Tactic(index, text)
             for index, text in enumerate(ticket.tactics)
@@ -98,14 +95,19 @@ class Isolated:
     def unsupported(self, port: RemotePort, case: Case) -> str | None:
         """See `Port.unsupported`; raises PortFailed where there is no answer."""
         key = (port.name, case)
+        if (port.name, str(case)) in self.tickets:
+            facts = self._said(port, case).facts or {}
+            self.declined[key] = facts["reason"]
         if key not in self.declined:
-            answer = self._ask(port, {"do": "unsupported", "case": str(case)})
-            self.declined[key] = None if answer is None else str(answer)
+            self.declined[key] = self._ask(
+                port, {"do": "unsupported", "case": str(case)}
+            )
         return self.declined[key]
 
     def announce(self, port: Port, case: Case) -> None:
         """Have the case run as soon as its worker is free, if there is room to wait."""
-        if isinstance(port, RemotePort) and self._home(port.name).room:
+        declined = self.declined.get((port.name, case)) is not None
+        if not declined and self._home(port.name).room:
             self._ticket(port, case)
 
     def run(self, port: Port, problem: Problem, tactic: Any = None) -> Outcome:
@@ -186,6 +188,22 @@ class Isolated:
             request = {"do": "case", "case": str(case), "done": []}
             self.tickets[key] = self._submit(port.name, request, case.op)
         return self.tickets[key]
+
+    def _said(self, port: Port, case: Case) -> Ticket:
+        """The case's request once the port has said what it declares.
+
+        Raises PortFailed if it did not.
+        """
+        ticket = self._ticket(port, case)
+        self._home(port.name).until(ticket, lambda ticket: ticket.facts is not None)
+        if ticket.facts is None:
+            raise PortFailed(self._read(port, case, ticket).without)
+        if ticket.facts["reason"] is None:
+            key = (port.name, decoded(Layer, ticket.facts["layer"]))
+            self.defined[key] = _definition(ticket.facts["definition"])
+        else:
+            self._read(port, case, ticket)
+        return ticket
 
     def _read(self, port: Port, case: Case, ticket: Ticket) -> Ticket:
         self.tickets.pop((port.name, str(case)), None)

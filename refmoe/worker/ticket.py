@@ -30,9 +30,8 @@ class Ticket:
     #: Name and kind of the step that has begun, and since when.
     step: tuple[str, str] | None = None
     since: float = 0.0
-    #: What was learnt: the case's tactics, each launch's outcome and inputs.
-    definition: Any = None
-    layer: Any = None
+    #: What the port says of the case, its tactics, each launch's outcome and inputs.
+    facts: Frame | None = None
     tactics: list[str | None] | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     inputs: dict[str, dict[str, int]] = field(default_factory=dict)

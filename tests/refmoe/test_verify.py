@@ -53,7 +53,9 @@ def ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments))
+    """The command, with ports in this process: workers have tests of their own."""
+    runs = arguments[0] in ("verify", "repro")
+    return CliRunner().invoke(app, [*arguments, *["--in-process"] * runs])
 
 
 def test_verify_is_clean_for_the_oracle_itself(honest: Any) -> None:
@@ -179,7 +181,7 @@ def test_command_usage_errors_exit_with_2(
 def test_command_repro_without_a_port_for_the_op_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("refmoe.cli.commands.chosen_ports", lambda names: [])
+    monkeypatch.setattr("refmoe.cli.commands.chosen_ports", lambda names, load: [])
     result = run("repro", "permute T=4 E=8 k=2")
     assert result.exit_code == 3
     assert "no default port has the op permute; name a PORT" in result.output
