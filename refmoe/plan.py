@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from oracle.spec import BlockFormat, Layer
-from refmoe.case import Case, format_of, model_of, rank_of
+from oracle.spec import BlockFormat
+from refmoe.case import Case, format_of, model_of
+from refmoe.fitting import fitted, takes_format
 from refmoe.parse import parse
 from refmoe.profiles import PROFILES, words
 from refmoe.protocol import OPS
@@ -32,7 +32,6 @@ DEFAULT_MODELS = (
     "mixtral-8x7b", "gpt-oss-120b", "qwen3-30b-a3b", "deepseek-v3", "deepseek-v4-flash",
 )  # fmt: skip
 DEFAULT_FORMATS = ("mxfp4", "mxfp8_e4m3", "nvfp4")
-_FORMATTED = ("quantize", "dequantize", "grouped_quantize")
 #: Fields of a profile's cases, where it does not give them.
 _ORDINARY = {"T": "5", "H": "64", "I": "64", "E": "9", "k": "4"}
 #: Limit at which sigmoid(alpha * gate) is 1 for every alpha in use.
@@ -79,7 +78,7 @@ def cells(
             # An expert's rows are no multiple of anything.
             subjects = [name for name in formats if _fits_any_rows(name)]
         else:
-            subjects = formats if op in _FORMATTED else ("-",)
+            subjects = formats if takes_format(op) else ("-",)
         rules = [
             name
             for name in regimes
@@ -112,45 +111,18 @@ def cases(cell: Cell, count: int, seed: int = 0) -> Iterator[Case]:
         )
         if OPS[cell.op].layered:
             yield _of_model(case, cell.subject, intermediate, number)
-        elif cell.op in _FORMATTED:
+        elif takes_format(cell.op):
             yield _of_format(case, cell.subject, number)
         else:
             k = (1, 2, 4, 6, 8)[number % 5]
             factor = _EXPERTS[number % len(_EXPERTS)]
-            experts = factor * k + number % 2
-            if cell.op.startswith("omni"):
-                # Product keys address a square.
-                experts = (math.isqrt(experts - 1) + 1) ** 2
-            yield _needed(case.but(E=experts, k=k))
-
-
-def _needed(case: Case) -> Case:
-    """Without the sizes that the op does not look at."""
-    unused = {
-        key: None for key in ("H", "I", "E", "k") if key not in OPS[case.op].sizes
-    }
-    return case.but(**unused)
+            yield fitted(case.but(E=factor * k + number % 2, k=k))
 
 
 def _of_format(case: Case, name: str, number: int) -> Case:
     if case.op == "grouped_quantize":
         case = case.but(E=2 + number % 3, k=1 + number % 2)
-    return _fitted_to_format(case.but(format=name))
-
-
-def _fitted_to_format(case: Case) -> Case:
-    """The case at the nearest sizes that are whole blocks."""
-    form = format_of(case.format or "mxfp8_e4m3")
-    assert isinstance(form, BlockFormat)
-    step, rows = _step(form), form.block[0] or 1
-    assert case.H is not None
-    case = case.but(H=-(-case.H // step) * step)
-    if case.op == "dequantize":
-        # Rows of the blocks are tokens here: whole blocks, so at least one.
-        case = case.but(T=-(-max(case.T, 1) // rows) * rows)
-    elif case.op == "quantize" and not form.ragged:
-        case = case.but(T=-(-case.T // rows) * rows)
-    return _needed(case)
+    return fitted(case.but(format=name))
 
 
 def _of_model(case: Case, model: str, intermediate: int, number: int) -> Case:
@@ -165,7 +137,7 @@ def _of_model(case: Case, model: str, intermediate: int, number: int) -> Case:
     if case.regime == "exact" and layer.activation.limit and number % 2:
         case = case.but(changes=(("activation.limit", _SATURATED_LIMIT),))
     experts = min(experts, layer.experts)
-    return _fitted(case.but(model=model, I=intermediate, E=experts, k=k))
+    return fitted(case.but(model=model, I=intermediate, E=experts, k=k))
 
 
 def _structured(cell: Cell, number: int, seed: int) -> Case:
@@ -175,47 +147,8 @@ def _structured(cell: Cell, number: int, seed: int) -> Case:
     given = {**_ORDINARY, **given, "regime": cell.regime, "seed": str(seed)}
     case = parse(" ".join([cell.op, *(f"{key}={text}" for key, text in given.items())]))
     if OPS[cell.op].layered:
-        return _needed(_fitted(case.but(model=cell.subject)))
-    if cell.op in _FORMATTED:
-        return _fitted_to_format(case.but(format=cell.subject))
-    return _needed(case)
-
-
-def _fitted(case: Case) -> Case:
-    """The case at the nearest sizes that its model takes, none of them smaller."""
-    layer = case.but(H=None, I=None, E=None, k=None, changes=()).layer
-    routing = layer.routing
-    assert case.H is not None
-    assert case.I is not None
-    assert case.E is not None
-    assert case.k is not None
-    k = 2 if routing.method == "sparsemixer" else case.k
-    experts = max(case.E, k)
-    if routing.groups > 1:
-        per_group = -(-experts // routing.groups)
-        per_group = max(per_group, -(-k // routing.top_groups), 2)
-        experts = routing.groups * per_group
-    step = _layer_step(layer)
-    rank, size = rank_of(case.shard or "0/1")
-    each = _layer_step(layer, whole=size > 1) * size
-    wide = -(-case.I // each) * each
-    changes = dict(case.changes)
-    if layer.shared is not None:
-        # As many experts wide as the model's own, where that is a whole number.
-        times = max(layer.shared.count, layer.shared.intermediate // layer.intermediate)
-        changes["shared.intermediate"] = wide * times
-    if routing.zero_experts:
-        changes["routing.zero_experts"] = 4
-        if size > 1 and rank:
-            # Identity experts belong to the first rank.
-            case = case.but(shard=f"0/{size}")
-    return case.but(
-        H=-(-case.H // step) * step,
-        I=wide,
-        E=experts,
-        k=k,
-        changes=tuple(sorted(changes.items())),
-    )
+        return fitted(case.but(model=cell.subject))
+    return fitted(case.but(format=cell.subject if takes_format(cell.op) else None))
 
 
 def plain(case: Case) -> Case:
@@ -227,15 +160,3 @@ def plain(case: Case) -> Case:
 def _fits_any_rows(name: str) -> bool:
     form = format_of(name)
     return isinstance(form, BlockFormat) and (form.ragged or form.block[0] <= 1)
-
-
-def _step(form: str | BlockFormat, whole: bool = False) -> int:
-    """Multiples that an axis must have, for whole blocks where they must be whole."""
-    if isinstance(form, str) or (form.ragged and not whole):
-        return 1
-    return math.lcm(*(size for size in form.block if size))
-
-
-def _layer_step(layer: Layer, whole: bool = False) -> int:
-    forms = (layer.weights, layer.activations, layer.requantize)
-    return math.lcm(*(_step(form, whole) for form in forms))

@@ -9,8 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 from oracle.spec import BlockFormat, Layer
-from refmoe.case import CHOICES, Case
+from refmoe.case import CHOICES, Case, rank_of
+from refmoe.fitting import raised
 from refmoe.protocol import OPS, suggestion
+from refmoe.ranks import TILE
 
 #: (least, most), None where there is no end.
 Range = tuple[int | None, int | None]
@@ -97,7 +99,7 @@ class Supports:
         changes = {}
         for name, size in sizes_of(case).items():
             fit = self.size(name, size)
-            if fit != size:
+            if fit != size and not (name == "I" and case.shard is not None):
                 changes[name] = fit
         fitted = case.but(**changes)
         try:
@@ -138,10 +140,16 @@ def supports_of(value: Supports | Mapping[str, Any]) -> Supports:
 
 
 def sizes_of(case: Case) -> dict[str, int]:
-    """The sizes that the case's op looks at, the model's own ones included."""
+    """The sizes that the case's op looks at, the model's own ones included.
+
+    I is that of the whole layer, or a shard's padded one.
+    """
     layer = case.layer
+    wide = layer.intermediate
+    if case.shard is not None:
+        wide = raised(wide // rank_of(case.shard)[1], TILE)
     sizes = {
-        "T": case.T, "H": layer.hidden, "I": layer.intermediate, "E": layer.experts,
+        "T": case.T, "H": layer.hidden, "I": wide, "E": layer.experts,
         "k": layer.top_k,
     }  # fmt: skip
     seen = ("T", *OPS[case.op].sizes)
