@@ -47,10 +47,10 @@ def check(case: Case) -> None:
                 f"{', '.join(ops)}"
             )
     if case.slots not in slots_of(case.op):
-        ops = [op for op in _SLOTS if case.slots in _SLOTS[op]]
+        fit = [op for op in _SLOTS if case.slots in _SLOTS[op]]
         raise ValueError(
             f"case: {case.op} knows no slots={case.slots}; that goes with "
-            f"{', '.join(ops)}"
+            f"{', '.join(fit)}"
         )
     if case.slots == "twice" and case.layer.top_k < 2:
         raise ValueError("case: slots=twice needs two slots of a token; give k >= 2")
