@@ -34,6 +34,8 @@ DEFAULT_MODELS = (
 DEFAULT_FORMATS = ("mxfp4", "mxfp8_e4m3", "nvfp4")
 #: Fields of a profile's cases, where it does not give them.
 _ORDINARY = {"T": "5", "H": "64", "I": "64", "E": "9", "k": "4"}
+#: Rows of 32 columns and more that hold every scale byte, in the codes regime.
+_TOKENS = 256
 #: Limit at which sigmoid(alpha * gate) is 1 for every alpha in use.
 _SATURATED_LIMIT = 64.0
 
@@ -122,7 +124,8 @@ def cases(cell: Cell, count: int, seed: int = 0) -> Iterator[Case]:
 def _of_format(case: Case, name: str, number: int) -> Case:
     if case.op == "grouped_quantize":
         case = case.but(E=2 + number % 3, k=1 + number % 2)
-    return fitted(case.but(format=name))
+    case = fitted(case.but(format=name))
+    return case.but(T=max(case.T, _TOKENS)) if case.regime == "codes" else case
 
 
 def _of_model(case: Case, model: str, intermediate: int, number: int) -> Case:
@@ -136,6 +139,8 @@ def _of_model(case: Case, model: str, intermediate: int, number: int) -> Case:
     experts = factor * groups if groups > 1 else max(factor * k, 4) + number % 2
     if case.regime == "exact" and layer.activation.limit and number % 2:
         case = case.but(changes=(("activation.limit", _SATURATED_LIMIT),))
+    if case.regime == "codes" and isinstance(layer.weights, str):
+        case = case.but(weights=DEFAULT_FORMATS[number % len(DEFAULT_FORMATS)])
     experts = min(experts, layer.experts)
     return fitted(case.but(model=model, I=intermediate, E=experts, k=k))
 

@@ -14,8 +14,8 @@ from refmoe.generator import power_of_two
 from refmoe.regimes import exact, randn
 from refmoe.regimes.regime import Source, plain
 
-#: Partial sums grow to about 2^22 halves: most of fp32's 2^24.
-_BITS = 21
+#: Partial sums grow to about 2^22 halves and more, of fp32's 2^24.
+_BITS = 22
 _GRID = (0.5, 1.0, 1.5)
 
 
@@ -33,7 +33,7 @@ def tokens(source: Source, name: str, rows: int, columns: int) -> torch.Tensor:
     if layer.top_k < 3:
         return small
     ends = (choice == 0).double() - (choice == layer.top_k - 1).double()
-    return torch.where(ends == 0, small, ends * 2.0 ** (_BITS - 1))
+    return torch.where(ends == 0, small, ends * 2.0 ** (_BITS - 2))
 
 
 def weight(

@@ -32,9 +32,11 @@ def tokens(source: Source, name: str, rows: int, columns: int) -> torch.Tensor:
         return stream.normal((rows, columns)) * power_of_two(-8 * small)
     entry = get(form.element)
     values = decode(_codes(stream, (rows, columns), form, finite=True), form.element)
-    first, last = get("bf16").minimum_exponent, get("bf16").maximum_exponent
+    last = get("bf16").maximum_exponent - entry.maximum_exponent
+    # One scale for all blocks leaves those of E4M3 to tell the blocks apart.
+    first = last - 17 if form.global_scale else get("bf16").minimum_exponent
     runs = (rows, -(-columns // _RUN))
-    exponents = _in_turn(stream, runs, first, last - entry.maximum_exponent)
+    exponents = _in_turn(stream, runs, first, last)
     return values * power_of_two(exponents).repeat_interleave(_RUN, 1)[:, :columns]
 
 

@@ -23,14 +23,19 @@ def limit(source: Source) -> float:
 
 
 def gate_up(source: Source, rows: int) -> torch.Tensor:
-    """Multiples of the limit; a row's gates all lie on one side of zero."""
+    """Multiples of the limit; in every other row all gates lie beyond one side."""
     layer, stream = source.layer, source.stream("gate_up")
     shape = (rows, layer.gate_up_rows)
-    values = stream.choose(shape, _TIMES) * limit(source)
+    values = stream.choose(shape, _TIMES)
     signs = stream.substream("signs").choose(shape, (-1.0, 1.0))
     if layer.activation.gated:
-        signs[:, : layer.intermediate] = _sides(rows)
-    return values * signs
+        one_sided = torch.arange(rows)[:, None] // 2 % 2 == 0
+        gates = values[:, : layer.intermediate]
+        beyond = gates.clamp_min(1.0 + _STEP) * _sides(rows)
+        signed = gates * signs[:, : layer.intermediate]
+        values[:, : layer.intermediate] = torch.where(one_sided, beyond, signed)
+        signs[:, : layer.intermediate] = 1.0
+    return values * signs * limit(source)
 
 
 def tokens(source: Source, name: str, rows: int, columns: int) -> torch.Tensor:

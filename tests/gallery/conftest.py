@@ -29,12 +29,13 @@ def _problems_are_kept() -> Iterator[None]:
 
 
 def cells_of(entry: Entry) -> list[Cell]:
-    """The cells that show an entry, if any does."""
+    """The cells of a run by itself that show an entry, if any does."""
     return cells(
         (entry.op,),
         entry.models or MODELS,
         entry.formats or DEFAULT_FORMATS,
         tuple(REGIMES),
+        confined=True,
     )
 
 

@@ -18,17 +18,6 @@ COUNT = 8
 MISTAKES = entries("mistake")
 #: Mistakes that no case shows yet, and the feature that would.
 NEEDS = {
-    "nan_row_repeats_expert_0": "regime of non-finite logits",
-    "nan_key_skipped": "regime of non-finite logits (omni_route)",
-    "nan_clamped_to_the_limit": "regime of non-finite gates",
-    "nan_row_spreads": "regime of non-finite rows of x or down",
-    "selection_bias_in_bf16": "router biases of more than 8 bits, or near-tied keys",
-    "sigmoid_before_the_choice": "saturated logits: two above 17 in a row",
-    "softmax_without_its_maximum": "saturated logits: above 88",
-    "softplus_without_log1p": "chosen logits below -12",
-    "byte_0_is_zero": "every scale byte",
-    "byte_134_is_nan": "every scale byte",
-    "byte_255_is_infinite": "every scale byte",
     "lost_update": "a hundred launches",
     "missing_barrier": "a hundred launches",
     "rows_of_a_larger_call": "law: a larger call, then a smaller one",

@@ -96,6 +96,18 @@ def up_clamped_from_above_only(
     return gate * torch.sigmoid(kind.alpha * gate) * (up + kind.beta)
 
 
+@mistake(
+    "activation", models=_CLAMPED, shows="a row of gates that are all far below zero"
+)
+def rows_of_closed_gates_are_zero(
+    stage: Stage, gate_up: Tensor, params: Any, kind: Activation, owner: Any
+) -> Tensor:
+    """Rows whose gates are all below -limit are skipped and left at zero."""
+    hidden = stage(gate_up, params, kind, owner)
+    closed = gate_up.chunk(2, -1)[0] < -(kind.limit or torch.inf)
+    return hidden.masked_fill(closed.all(-1, keepdim=True), 0.0)
+
+
 @mistake("activation", reference="aiter#5271", shows="a limit of 0")
 def limit_of_zero_clamps(
     stage: Stage, gate_up: Tensor, params: Any, kind: Activation, owner: Any

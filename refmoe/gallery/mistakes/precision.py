@@ -60,6 +60,30 @@ def fourteen_bits(stage: Stage, x: Tensor, weight: Tensor) -> Tensor:
     return total
 
 
+@mistake("matmul", reference="TIRx-kernels#208", shows="large terms that cancel")
+def twenty_one_bits(stage: Stage, x: Tensor, weight: Tensor) -> Tensor:
+    """An accumulator of twenty-one bits, rounded to nearest."""
+    total = torch.zeros(len(x), len(weight))
+    for k in range(0, x.shape[1], 16):
+        total += stage(x[:, k : k + 16], weight[:, k : k + 16])
+        fraction, exponent = torch.frexp(total)
+        total = torch.ldexp((fraction * 2.0**21).round(), exponent - 21)
+    return total
+
+
+@mistake("weighted", reference="hip-ep#672", shows="rows past 65504")
+def rows_in_the_range_of_fp16(stage: Stage, rows: Tensor, weights: Tensor) -> Tensor:
+    """Finite rows are clamped to what fp16 could hold before they are weighted."""
+    clamped = rows.clamp(-65504.0, 65504.0)
+    return stage(clamped.where(rows.isfinite(), rows), weights)
+
+
+@mistake("weighted", verdict="UNDECLARED", shows="rows of subnormal numbers")
+def subnormal_rows_are_zero(stage: Stage, rows: Tensor, weights: Tensor) -> Tensor:
+    """Subnormal inputs are flushed, and nothing says so."""
+    return stage(rows.masked_fill(rows.abs() < 2.0**-126, 0.0), weights)
+
+
 @mistake("stored", shows="any case")
 def output_truncated(stage: Stage, result: Tensor, own: torch.dtype) -> Tensor:
     """The output is cut to bf16 instead of rounded."""
@@ -136,6 +160,17 @@ def coarse_exponential(
     """An exponential with ten right bits."""
     hidden = stage(gate_up, params, kind, owner)
     return hidden * (1.0 + 2.0**-10 * torch.sin(hidden * 997.0))
+
+
+@mistake("activation", op="experts", shows="a launch whose gates are all of order one")
+def line_where_gates_are_small(
+    stage: Stage, gate_up: Tensor, params: Any, kind: Activation, owner: Any
+) -> Tensor:
+    """Where all gates vote to be within 16, the sigmoid is a straight line."""
+    gate, up = gate_up.chunk(2, -1)
+    if kind.kind != "swiglu" or kind.limit or bool((gate.abs() > 16.0).any()):
+        return stage(gate_up, params, kind, owner)
+    return gate * (0.5 + gate.clamp(-4.0, 4.0) / 8.0) * up
 
 
 @mistake("stored", shows="any case")

@@ -66,6 +66,12 @@ def zero_block_is_nan(stage: Stage, scaled: Tensor, form: BlockFormat) -> Tensor
     return stage(scaled, form).masked_fill(empty, 0x7F if form.element != "e2m1" else 7)
 
 
+@mistake("power", reference="flashinfer#2595", shows="a block of zeros")
+def zero_block_has_a_nan_scale(stage: Stage, amax: Tensor, form: BlockFormat) -> Tensor:
+    """The scale of a block of zeros is NaN, its codes are right."""
+    return stage(amax, form).masked_fill(amax == 0, 128)
+
+
 @mistake("peak", reference="flashinfer#2595", shows="amax below 1e-36")
 def tiny_amax_overflows(stage: Stage, tiles: Tensor) -> Tensor:
     """The reciprocal of a tiny scale is infinite."""
@@ -164,6 +170,15 @@ def byte_0_is_zero(stage: Stage, stored: Blocks) -> Tensor:
     columns = stored.format.block[1] or stored.codes.shape[-1]
     zero = (stored.scales == 0).repeat_interleave(columns, -1)
     return stage(stored).masked_fill(zero[..., : stored.codes.shape[-1]], 0.0)
+
+
+@mistake("decode", op="experts", models=("gpt-oss-120b",), shows="scales below 2^-9")
+def scales_through_e4m3(stage: Stage, stored: Blocks) -> Tensor:
+    """E8M0 scales meet the unit as E4M3 ones, which end at 2^-9."""
+    if stored.format.scale != "e8m0":
+        return stage(stored)
+    lost = (stored.scales < 127 - 9).repeat_interleave(stored.format.block[1], -1)
+    return stage(stored).masked_fill(lost, 0.0)
 
 
 @mistake(
