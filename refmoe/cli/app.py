@@ -85,6 +85,14 @@ def verify_command(
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="one case of each")] = False,
+    study: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="time to find smaller cases and causes of failures",
+        ),
+    ] = 20.0,
     in_process: InProcess = False,
     deadline: Deadline = 30.0,
     compile_deadline: CompileDeadline = 180.0,
@@ -105,7 +113,7 @@ def verify_command(
     files = Files(json, junit, html)
     hosting = Hosting(in_process, deadline, compile_deadline, memory)
     status = run_verify(
-        ports or [], choice, count, seed, files, expected_failures, hosting
+        ports or [], choice, count, seed, files, expected_failures, hosting, study
     )
     raise typer.Exit(status)
 
@@ -142,14 +150,20 @@ def bench(
         bool,
         typer.Option("--production", help="trace 64 of 4096 tokens of DeepSeek-V4-Pro"),
     ] = False,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="time verdicts on small cases")
+    ] = False,
 ) -> None:
     """Measure; one thing at a time."""
     from refmoe.cli.commands import run_bench, usage
 
-    if oracle == production:
-        raise typer.BadParameter("say what to measure: --oracle or --production")
+    asked = {"oracle_": oracle, "production": production, "judge": judge}
+    if sum(asked.values()) != 1:
+        raise typer.BadParameter(
+            "say what to measure: --oracle, --production or --judge"
+        )
     with usage():
-        run_bench("production" if production else "oracle_")
+        run_bench(next(prefix for prefix, wanted in asked.items() if wanted))
 
 
 @app.command()

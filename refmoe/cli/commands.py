@@ -30,6 +30,7 @@ from refmoe.report.files import Files
 from refmoe.report.run import Run
 from refmoe.report.text import described
 from refmoe.schedule import heard, schedule
+from refmoe.study import studied
 from refmoe.verify import Verifier, status, verify
 
 
@@ -120,6 +121,7 @@ def run_verify(
     files: Files,
     known: Path | None,
     hosting: Hosting,
+    study: float,
 ) -> int:
     """`refmoe verify`; returns the exit status."""
     # The cases are small: sharing one among threads costs more than it saves.
@@ -148,6 +150,10 @@ def run_verify(
                 seen=seen, runner=runner,
             )  # fmt: skip
         seconds = time.perf_counter() - start
+        if study and any(record.kind.failed for record in records):
+            console.print("studying the failures ...", style="dim", highlight=False)
+            verifier = Verifier(runner=runner)
+            records = studied(records, ports, verifier, seconds=study)
     run = Run([*map(about, ports)], records, seed, seconds, expected)
     terminal.table(console, records)
     terminal.show(console, run)
