@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -20,7 +20,8 @@ from refmoe.regimes import REGIMES, regime
 from refmoe.report.text import lines
 from refmoe.schedule import heard, schedule
 from refmoe.verdict import Kind
-from refmoe.verify import Record
+from refmoe.verify import Record, Verifier
+from refmoe.worker.facts import RemotePort
 from refmoe.worker.runner import announced
 
 #: Findings of one test that are printed.
@@ -43,6 +44,11 @@ class PortItem(pytest.Item):
     #: What came of it, for the report.
     records: Sequence[Record] = ()
     missing: str = ""
+
+    @property
+    def verifier(self) -> Verifier:
+        """Where the port can run: what is an object of this process runs here."""
+        return self.run.verifier(isolated=isinstance(self.port, RemotePort))
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
         """Path and name; a suite has no line of its own."""
@@ -83,7 +89,7 @@ class CellItem(PortItem):
 
     def runtest(self) -> None:
         """Run all of them: the worst is told first, and the report wants every one."""
-        verifier = self.run.verifier(self.port)
+        verifier = self.verifier
         plan = [(self.port, self.cell, case) for case in self.cases or self._drawn()]
         records = [
             verifier.check(port, case, cell)
@@ -96,6 +102,26 @@ class CellItem(PortItem):
         count, seed = settings.profile.cases, settings.seed
         drawn = schedule([self.port], [self.cell], count, seed)
         return [case for _, _, case in drawn]
+
+
+class HuntItem(PortItem):
+    """Cases of one op that nobody has listed."""
+
+    op: str
+    narrowed: Mapping[str, Sequence[str]]
+
+    def runtest(self) -> None:
+        """Search as long as the profile says."""
+        from refmoe.plugin.hunt import Hunt
+
+        settings, verifier = self.run.settings, self.verifier
+
+        def excused(record: Record) -> bool:
+            return excuse(self.run.expected, record) is not None
+
+        hunt = Hunt(verifier, self.port, self.op, excused)
+        found = hunt.run(settings.profile.examples, settings.seed, **self.narrowed)
+        self.conclude(settled(verifier, found))
 
 
 class MissingItem(PortItem):
@@ -124,7 +150,7 @@ def collect(
         return made
 
     try:
-        grid = _grid(suite, run)
+        grid, drawn = _grid(suite, run), _narrowed(suite, run)
     except ValueError as error:
         raise pytest.UsageError(f"refmoe: {error}") from None
     alone = len(suite.ops) == 1
@@ -143,6 +169,21 @@ def collect(
         for cell, cases in of_laws.items():
             words = [cell.op, cell.subject, cell.inputs]
             yield item(CellItem, words[alone:], cell=cell, cases=tuple(cases))
+        yield item(HuntItem, [operation, "hunt"][alone:], op=operation, narrowed=drawn)
+
+
+def _narrowed(suite: Suite, run: Session) -> dict[str, Sequence[str]]:
+    """What suite or options say of models, formats and regimes, and nothing else."""
+    named = {
+        name: getattr(run.settings, name) or getattr(suite, name)
+        for name in ("models", "formats", "regimes")
+    }
+    every = {"models": model_names(), "formats": format_names()}
+    return {
+        name: every[name] if "all" in words else words
+        for name, words in named.items()
+        if words
+    }
 
 
 def _grid(suite: Suite, run: Session) -> list[Cell]:

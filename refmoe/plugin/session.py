@@ -20,7 +20,6 @@ from refmoe.report.run import Run
 from refmoe.report.text import lines
 from refmoe.verdict import Kind
 from refmoe.verify import Record, Verifier, unexplained
-from refmoe.worker.facts import RemotePort
 from refmoe.worker.home import Limits
 from refmoe.worker.isolated import Isolated
 from refmoe.worker.runner import InProcess, Runner
@@ -69,18 +68,14 @@ class Session:
                 self.loaded[target] = load(target)
         return self.loaded[target]
 
-    def verifier(self, port: Port | None = None, *, isolated: bool = False) -> Verifier:
-        """The verifier of a port: with workers, or in this process.
-
-        A port that is an object of this process cannot run in another.
-        """
-        if isolated or isinstance(port, RemotePort):
-            settings = self.settings
-            limits = Limits(settings.deadline, settings.compile_deadline)
-            if "workers" not in self.verifiers:
-                self.verifiers["workers"] = self._verifier(Isolated(limits))
-            return self.verifiers["workers"]
-        return self.verifiers.setdefault("here", self._verifier(InProcess()))
+    def verifier(self, *, isolated: bool) -> Verifier:
+        """The verifier that runs ports in workers, or the one that runs them here."""
+        if "workers" not in self.verifiers and isolated:
+            limits = Limits(self.settings.deadline, self.settings.compile_deadline)
+            self.verifiers["workers"] = self._verifier(Isolated(limits))
+        if "here" not in self.verifiers and not isolated:
+            self.verifiers["here"] = self._verifier(InProcess())
+        return self.verifiers["workers" if isolated else "here"]
 
     def _verifier(self, runner: Runner) -> Verifier:
         return Verifier(runner=runner, album=Album(self.files.pictures))

@@ -97,18 +97,23 @@ def table(console: Console, records: Sequence[Record]) -> None:
             )  # fmt: skip
         if ran:
             console.print(grid)
-        _absent(console, [row for row in lines_ if row.not_run == row.cases])
+        _absent(console, lines_)
 
 
-def _absent(console: Console, idle: Sequence[Row]) -> None:
-    """One line for what never ran, by op."""
-    subjects: dict[str, list[str]] = {}
-    for row in idle:
-        named = subjects.setdefault(row.op, [])
-        if row.subject not in named:
-            named.append(row.subject)
-    if subjects:
-        text = "; ".join(f"{op} of {', '.join(of)}" for op, of in subjects.items())
+def _absent(console: Console, found: Sequence[Row]) -> None:
+    """One line for what never ran: subjects of an op, and inputs of those that did."""
+    ran = {(row.op, row.subject) for row in found if row.not_run < row.cases}
+    words: dict[str, list[str]] = {}
+    for row in found:
+        if row.not_run < row.cases:
+            continue
+        part = (row.op, row.subject) in ran
+        named = words.setdefault(f"{row.op}:" if part else f"{row.op} of", [])
+        name = row.inputs if part else row.subject
+        if name not in named:
+            named.append(name)
+    if words:
+        text = "; ".join(f"{op} {', '.join(of)}" for op, of in words.items())
         console.print(f"never ran: {text}", style="dim", highlight=False)
 
 

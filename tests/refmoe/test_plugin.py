@@ -145,6 +145,34 @@ def test_conformance_of_a_wrong_port_fails_in_the_words_of_the_finding(
     assert "runtest" not in result.stdout.str()
 
 
+def test_conformance_hunts_for_a_small_case_that_fails(run: Run, pytester: Any) -> None:
+    """Catches what no listed case shows: here, wrong from 9 experts of a token on."""
+    pytester.makepyfile(
+        rare_port="""
+        from ports_of_plugin import Port, permute as right
+
+        class Rare(Port):
+            @staticmethod
+            def permute(ids, layer):
+                rows, offsets = right(ids, layer)
+                return (rows.flip(0) if ids.shape[1] == 5 else rows), offsets
+
+        rare = Rare()
+        """
+    )
+    wanted = ("--refmoe-impl", "rare_port:rare", "-k", "hunt", "--refmoe-profile", "ci")
+    result = run(*ONE, *wanted)
+    assert result.ret == 1
+    result.assert_outcomes(failed=1, deselected=result.parseoutcomes()["deselected"])
+    result.stdout.fnmatch_lines(
+        [
+            "*_ test_permute[[]hunt] _*",
+            "WRONG permute[[]rare_port:rare]  rows*",
+            "  reproduce: refmoe repro 'permute T=1 E=* k=5 regime=randn seed=0' *",
+        ]
+    )
+
+
 def test_conformance_that_executes_nothing_fails(run: Run) -> None:
     """Catches the port that turns green by refusing everything."""
     wanted = ("--refmoe-impl", "ports_of_plugin:refusing", "-k", "exact or heavy")

@@ -182,6 +182,15 @@ def test_table_adds_up_the_regimes_that_merely_passed() -> None:
     assert [row.cases for row in shown] == [2, 1, 1]
 
 
+def test_table_tells_subjects_that_never_ran_from_inputs_that_did_not() -> None:
+    cells = [("a", "x", Kind.WITHIN), ("a", "y", Kind.REFUSED), ("b", "x", Kind.REFUSED)]
+    found = [
+        Record("p", Cell("moe", of, inputs), CASE, (), record(kind).judgement, 0.1)
+        for of, inputs, kind in cells
+    ]
+    assert "never ran: moe: y; moe of b\n" in printed(terminal.table, found)
+
+
 KNOWN = Entry("why, https://x.org/1", {"regime": "exact"}, (Kind.WRONG,), "k.toml:1")
 
 
