@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import chain
 
 import pytest
 
 from refmoe import verify
 from refmoe.gallery.entry import Entry
+from refmoe.laws import LAWS
 from refmoe.loading import port_of
 from refmoe.plan import DEFAULT_FORMATS, Cell, cells
 from refmoe.regimes import REGIMES
+from refmoe.schedule import heard, schedule
 from refmoe.verdict import Kind
-from refmoe.verify import Record, Verifier, schedule
+from refmoe.verify import Record, Verifier
 
 #: Models whose layers show what needs no model of its own.
 MODELS = ("mixtral-8x7b", "qwen3-30b-a3b")
@@ -47,7 +50,9 @@ def first_finding(entry: Entry, count: int) -> Record | None:
     """
     verifier, open_ = Verifier(), []
     port = port_of(entry.port(), entry.name)
-    for _, cell, case in schedule([port], cells_of(entry), count):
+    found = cells_of(entry)
+    laws = heard([port], found, tuple(LAWS.values()))
+    for _, cell, case in chain(schedule([port], found, count), laws):
         record = verifier.check(port, case, cell)
         if record.kind.failed or record.kind == entry.verdict:
             return record

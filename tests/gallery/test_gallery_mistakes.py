@@ -18,9 +18,7 @@ COUNT = 8
 MISTAKES = entries("mistake")
 #: Mistakes that no case shows yet, and the feature that would.
 NEEDS = {
-    "lost_update": "a hundred launches",
-    "missing_barrier": "a hundred launches",
-    "rows_of_a_larger_call": "law: a larger call, then a smaller one",
+    "scalar_read_at_capture": "a GPU: law captured",
 }
 
 
