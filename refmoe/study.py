@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from refmoe.case import Case
 from refmoe.diagnose import HYPOTHESES, Evidence, chosen, explain
+from refmoe.exhibit import Album
 from refmoe.parse import parse
 from refmoe.port import Port
 from refmoe.record import Record, Study
@@ -72,6 +73,8 @@ def _study(
     runs = _RUNS_OF_A_HANG if verdict.kind is Kind.HUNG else _RUNS
     case = parse(record.case, largest=None)
     small = shrink(case, fails, runs=runs, seconds=seconds / 2)
+    # What is shown is the smaller case, and so are its pictures.
+    own.album = Album(0 if record.exhibit is None else 1)
     smallest = record if small == case else own.check(port, small, record.cell)
     if verdict.kind is not Kind.WRONG or case.law is not None or not verdict.tap:
         return Study(smallest)
