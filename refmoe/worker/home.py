@@ -56,7 +56,7 @@ class Home:
             self.advance()
         self.queue.append(ticket)
         if self.worker is not None:
-            self._send(self.worker, ticket)
+            self._fill(self.worker)
 
     def until(self, ticket: Ticket, ready: Callable[[Ticket], bool]) -> None:
         """Go on until the ticket is ready, or done."""
@@ -82,7 +82,8 @@ class Home:
         if self.worker is None:
             self.worker = Worker.born(self.host, self.limits.memory)
             for ticket in self.queue:
-                self._send(self.worker, ticket)
+                ticket.slot, ticket.step = None, None
+            self._fill(self.worker)
         head, worker = self.queue[0], self.worker
         limit, option = self._limit(head, worker)
         try:
@@ -97,17 +98,16 @@ class Home:
         except Ended as ended:
             self._bury("crashed", str(ended))
 
-    def _send(self, worker: Worker, ticket: Ticket) -> None:
-        ticket.slot, ticket.step, ticket.since = (
-            worker.free.pop(),
-            None,
-            time.monotonic(),
-        )
-        frame = {**ticket.request, "slot": ticket.slot}
-        if ticket.problem is not None:
-            file = worker.files[ticket.slot]
-            frame["problem"] = problem_frame(ticket.problem, file)
-        worker.send(frame)
+    def _fill(self, worker: Worker) -> None:
+        """Send what waits, as long as there are files for its tensors."""
+        for ticket in self.queue:
+            if ticket.slot is None and worker.free:
+                ticket.slot, ticket.since = worker.free.pop(), time.monotonic()
+                frame = {**ticket.request, "slot": ticket.slot}
+                if ticket.problem is not None:
+                    file = worker.files[ticket.slot]
+                    frame["problem"] = problem_frame(ticket.problem, file)
+                worker.send(frame)
 
     def _limit(self, ticket: Ticket, worker: Worker) -> tuple[float, str]:
         """Seconds that the present step may take, and the option that says so."""
@@ -159,9 +159,10 @@ class Home:
         ticket.done = True
         if self.worker is not None and ticket.slot is not None:
             self.worker.free.append(ticket.slot)
-        if ticket.request["do"] == "case":
+        if ticket.request["do"] == "case" and not ticket.read:
             self.kept.append(ticket)
-        if self.queue:
+        if self.queue and self.worker is not None:
+            self._fill(self.worker)
             self.queue[0].since = time.monotonic()
 
     def _bury(self, status: str, sentence: str) -> None:
@@ -189,6 +190,7 @@ class Home:
 
     def forget(self, ticket: Ticket) -> None:
         """The ticket has been read."""
+        ticket.read = True
         if ticket in self.kept:
             self.kept.remove(ticket)
 

@@ -25,6 +25,9 @@ from refmoe.worker.ticket import PortFailed, Ticket
 #: Exceptions of a port that cannot be loaded which mean what they mean here.
 _USAGE = {"ValueError": ValueError, "TypeError": TypeError, "ImportError": ImportError}
 
+#: Cases that may be announced and not yet read.
+_OPEN = 64
+
 
 @dataclass(slots=True)
 class Isolated:
@@ -119,13 +122,14 @@ class Isolated:
         home, case = self._home(port.name), problem.case
         name = str(getattr(tactic, "index", 0))
         ticket = self.tickets.get((port.name, str(case)))
-        if ticket is None:
+        if ticket is None or name in ticket.handed:
             return self._sent(port, problem, tactic)
         home.until(ticket, lambda ticket: name in ticket.outcomes)
         if name not in ticket.outcomes:
             return self._read(port, case, ticket).without
         outcome = ticket.outcomes.pop(name)
-        if ticket.done and not ticket.outcomes:
+        ticket.handed.add(name)
+        if len(ticket.handed) == len(ticket.tactics or ()):
             self._read(port, case, ticket)
         if outcome.status == "ran" and not outcome.violations:
             built = ticket.inputs.get(name, {})
@@ -151,8 +155,9 @@ class Isolated:
     def distrust(self, port: Port) -> None:
         """The port failed: another port of its module gets a new worker."""
         home = self._home(port.name)
-        if len(home.targets) > 1:
-            home.tainted = port.name
+        if home.worker is not None and len(home.targets) > 1:
+            if any(call[0] == port.name for call in home.worker.called):
+                home.tainted = port.name
 
     def close(self) -> None:
         """End every worker."""
@@ -185,6 +190,10 @@ class Isolated:
         key = (port.name, str(case))
         self._home(port.name).leave_to(port.name)
         if key not in self.tickets:
+            if len(self.tickets) >= _OPEN:
+                # Nobody came for the oldest one.
+                target, line = next(iter(self.tickets))
+                self._home(target).forget(self.tickets.pop((target, line)))
             request = {"do": "case", "case": str(case), "done": []}
             self.tickets[key] = self._submit(port.name, request, case.op)
         return self.tickets[key]

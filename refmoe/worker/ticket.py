@@ -35,19 +35,25 @@ class Ticket:
     tactics: list[str | None] | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     inputs: dict[str, dict[str, int]] = field(default_factory=dict)
+    #: Names of launches that need not run again, and that were handed on.
     settled: set[str] = field(default_factory=set)
+    handed: set[str] = field(default_factory=set)
     answer: Any = None
     #: The exception that the request met: its type and its text.
     error: tuple[str, str] | None = None
     #: What became of the worker, where no launch is to blame.
     failure: Outcome | None = None
     done: bool = False
+    #: Whether everything in it has been handed on.
+    read: bool = False
+    #: Times that a worker ended before it began.
     lost: int = 0
 
     def reset(self) -> None:
         """As if nothing had come of it."""
         self.step, self.slot, self.done = None, None, False
-        self.outcomes, self.inputs, self.settled = {}, {}, set()
+        self.outcomes, self.inputs = {}, {}
+        self.settled, self.handed = set(), set()
         self.request["done"] = []
 
     @property
