@@ -7,6 +7,7 @@ is known returns other bits, and keeps the ones that explain what came.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -18,20 +19,32 @@ from refmoe.identify.laboratory import Laboratory
 from refmoe.port import Port
 from refmoe.runner import run
 
-__all__ = ["Evidence", "Identified", "Open", "identify"]
+__all__ = ["FAMILIES", "Evidence", "Identified", "Open", "identify"]
 
 
-def identify(port: Port, *, run: Run = run) -> Identified:
+#: The experiments by what they are about, in this order: later ones use what earlier
+#: ones found.
+FAMILIES: dict[str, Callable[[Laboratory], None]] = {
+    "arithmetic": arithmetic.experiments,
+    "routing": others.routing,
+    "quantisers": others.quantisers,
+    "calls": others.calls,
+}
+
+
+def identify(
+    port: Port, *, families: Sequence[str] = tuple(FAMILIES), run: Run = run
+) -> Identified:
     """What the port's ops compute in, the evidence, and what stays open.
 
-    `run` calls the port; the default does so in this process.
+    `run` calls the port; the default does so in this process. `families` narrows the
+    experiments to some of FAMILIES.
     """
     start = time.perf_counter()
     lab = Laboratory(Box(port, run))
-    arithmetic.experiments(lab)
-    others.routing(lab)
-    others.quantisers(lab)
-    others.calls(lab)
+    for name in FAMILIES:
+        if name in families:
+            FAMILIES[name](lab)
     return Identified(
         port.name, _numerics(lab), tuple(lab.evidence), tuple(lab.open),
         lab.box.calls, time.perf_counter() - start,

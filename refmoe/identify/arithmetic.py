@@ -10,7 +10,7 @@ from typing import Any
 from oracle.numerics import ACCUMULATORS, Numerics
 from refmoe.case import Case
 from refmoe.identify import behind, between, combining, operands, sums, tree, wires
-from refmoe.identify.dots import dots
+from refmoe.identify.dots import SUMMANDS, dots
 from refmoe.identify.identified import Evidence, Status
 from refmoe.identify.laboratory import Laboratory
 from refmoe.identify.sums import Sums
@@ -27,6 +27,8 @@ def experiments(lab: Laboratory) -> None:
     def adding() -> Iterator[Evidence]:
         source = dots(lab.box)
         known.append(sums.examine(source))
+        if not known[0].deterministic:
+            lab.varying = f"of {SUMMANDS} products that cancel each"
         stated = lab.stated(source.case, known[0].compute)
         yield from _units(lab, known[0], stated)
         yield from _partial_sums(lab, known[0], stated)
@@ -122,7 +124,7 @@ def _decoded(lab: Laboratory, adds: Sums) -> Iterator[Evidence]:
 
 def _behind(lab: Laboratory, adds: Sums) -> Iterator[Evidence]:
     wired = wires.wires(lab.box)
-    stated = lab.stated(wired.case, adds.compute)
+    stated = _of_layer(lab, wired, adds)
     own, output = stated.get("output"), wired.output
     value = None if output == wired.layer.dtype else output
     same = (own or wired.layer.dtype) == output
@@ -133,6 +135,8 @@ def _behind(lab: Laboratory, adds: Sums) -> Iterator[Evidence]:
         status if "output" in stated else "observed",
     )  # fmt: skip
     order = combining.examine(wired)
+    if not order.deterministic:
+        lab.varying = f"of masked units in {wired.layer.top_k} rows of a token"
     yield _order(wired, order, stated.get("combine_order"))
     yield from lab.settled(behind.contest(wired, order, adds, output), stated)
 
@@ -162,7 +166,18 @@ def _between(lab: Laboratory, adds: Sums) -> Iterator[Evidence]:
     contest = between.contest(
         wired, adds, lab.value("gemm", "none"), lab.declared(wired.layer)
     )
-    yield from lab.settled(contest, lab.stated(wired.case, adds.compute))
+    yield from lab.settled(contest, _of_layer(lab, wired, adds))
+
+
+def _of_layer(lab: Laboratory, wired: wires.Wires, adds: Sums) -> dict[str, Any]:
+    """What is declared for the wired layer: without a bias, a GEMM's result is rounded
+    once for both of its points."""
+    stated = lab.stated(wired.case, adds.compute)
+    gemm = stated.get("gemm", "none")
+    for point in ("down", "gate_up") if not wired.layer.expert_bias else ():
+        if gemm != "none" and stated[point] == adds.compute:
+            stated[point] = gemm
+    return stated
 
 
 def _shared(lab: Laboratory, adds: Sums) -> Iterator[Evidence]:

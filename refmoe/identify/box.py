@@ -14,7 +14,7 @@ from oracle.numerics import Numerics
 from oracle.params import Params
 from oracle.spec import PLAIN_TYPES, Layer
 from refmoe.case import Case
-from refmoe.port import Port
+from refmoe.port import Port, accepts
 from refmoe.problem import Problem
 from refmoe.regimes.regime import TORCH, plain
 from refmoe.runner import run
@@ -49,7 +49,7 @@ class Box:
     ) -> dict[str, torch.Tensor]:
         """The results of one call by name; raises Silent if there are none."""
         self.calls += 1
-        problem = Problem(case, case.layer, params, dict(inputs), _ANY)
+        problem = Problem(case, case.layer, params, dict(inputs), self._any(case))
         outcome = self.run(self.port, problem)
         if outcome.status != "ran":
             last = outcome.log.strip().splitlines()[-1:] or [""]
@@ -57,6 +57,14 @@ class Box:
         if not outcome.outputs:
             raise Silent(f"{case.op}: {'; '.join(outcome.violations)}")
         return dict(outcome.outputs)
+
+    def _any(self, case: Case) -> Numerics:
+        """Numerics under which results of any type come back; where the port writes
+        into a buffer, it is of the type that it declares."""
+        if not accepts(self.port.ops.get(case.op, len), "out"):
+            return _ANY
+        declared = self.port.definition(case.layer)[1]
+        return _ANY.but(output=declared.output, intermediate=declared.intermediate)
 
     def case(
         self,
@@ -94,7 +102,7 @@ class Box:
             return False
 
     def layers(self, op: str, **sizes: int) -> Iterator[Case]:
-        """Cases of `op` to try: the plainest layer first, then models, 16 bits first.
+        """Cases of `op` to try: the plainest layer first, then models in bf16.
 
         A model comes with every stage taken out that the port can do without. Layers
         with expert biases come before the same without; narrow activations come last.
@@ -103,10 +111,12 @@ class Box:
             base = plain_case(op, dtype, sizes)
             yield base.but(changes=(("expert_bias", True),))
             yield base
-            for name in self._models():
+            for name in self._models() if dtype == "bf16" else ():
                 yield from self._neutral(base, name)
         narrow = plain_case(op, "bf16", sizes)
-        yield narrow.but(activations="mxfp8_e4m3", requantize="mxfp8_e4m3")
+        narrow = narrow.but(activations="mxfp8_e4m3", requantize="mxfp8_e4m3")
+        yield narrow.but(changes=(("expert_bias", True),))
+        yield narrow
 
     def _models(self) -> list[str]:
         return [name for name, layer in MODELS.items() if layer.activation.gated]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 
 import torch
 
@@ -42,11 +43,9 @@ def examine(wired: Wires) -> Combining:
     """Reveal both trees; raises Silent if the port refuses the numbers."""
     count = wired.layer.top_k
     order = Stream(1, "slots").permutations(1, count)[0]
-    ids = torch.stack([torch.arange(count), order] * (REPEATS - 1))
-    same = True
+    ids = torch.stack([torch.arange(count), order])
 
-    def measure(pairs: list[Pair], token: int) -> dict[Pair, int]:
-        nonlocal same
+    def run(pairs: list[Pair]) -> torch.Tensor:
         y = torch.zeros(wired.layer.experts, wired.layer.hidden, dtype=torch.float64)
         y[:count, : len(pairs)] = 1.0
         column = torch.arange(len(pairs))
@@ -55,18 +54,22 @@ def examine(wired: Wires) -> Combining:
         pieces = torch.zeros(*y.shape, PIECES, dtype=torch.float64)
         pieces[..., 0] = y
         found = wired.run(wired.constants(pieces), ids=ids)
-        left = found[:, : len(pairs)] / found_weight(wired.case)
-        same = same and all(torch.equal(left[token], row) for row in left[token::2])
+        return found[:, : len(pairs)] / found_weight(wired.case)
+
+    def measure(pairs: list[Pair], token: int) -> dict[Pair, int]:
+        left = run(pairs)[token]
         if not bool(left.isfinite().all()):
             return dict.fromkeys(pairs, 0)
         return {
-            pair: count - round(float(n))
-            for pair, n in zip(pairs, left[token], strict=True)
+            pair: count - round(float(n)) for pair, n in zip(pairs, left, strict=True)
         }
 
+    every = list(combinations(range(count), 2))
+    first = run(every)
+    same = all(torch.equal(first, run(every)) for _ in range(REPEATS - 1))
     found = [trees.reveal(count, partial(measure, token=token)) for token in range(2)]
     slots = ids if wired.weighted else ids[:1]
     return Combining(
-        tuple(tuple(row) for row in slots[:2].tolist()), tuple(found[: len(slots)]),
+        tuple(tuple(row) for row in slots.tolist()), tuple(found[: len(slots)]),
         same,
     )  # fmt: skip

@@ -65,7 +65,7 @@ class Contest:
     ) -> tuple[list[Evidence], list[Open]]:
         """The fields' evidence: the candidate next to the declaration, if any is left.
 
-        A field that every value of explains the output is open.
+        A field of which every value explains the outputs is open.
         """
         left = self.survivors
         if not left:
@@ -84,8 +84,10 @@ class Contest:
         for place, name in enumerate(self.fields):
             every = tuple(dict.fromkeys(key[place] for key in self.predicted))
             found = tuple(dict.fromkeys(key[place] for key in left))
-            if len(found) == len(every) and len(every) > 1:
+            if len(found) == len(every):
                 reason = "every candidate explains the outputs: a later stage hides it"
+                if len(every) == 1:
+                    reason = "no layer of the port's has what would show it"
                 open_.append(Open(name, reason))
                 continue
             evidence.append(self._evidence(place, best, found, every, declared))

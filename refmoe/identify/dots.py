@@ -84,8 +84,11 @@ class Dots:
         )
         place = torch.arange(free)
         down[0, place, place] = 1.0 / CONSTANT
-        found = wired.run(down, x=x, gate=gate, up=w * scale)
-        return found[0, :free] / (found_weight(wired.case) * scale)
+        found = wired.run(down, x=x, gate=gate, up=w * scale)[0, :free]
+        found = found / found_weight(wired.case)
+        if layer.activation.beta:
+            found = found.masked_fill(found.abs() < 2.0**10, 0.0)
+        return found / scale
 
 
 def dots(box: Box) -> Dots:

@@ -24,6 +24,8 @@ class Laboratory:
     box: Box
     evidence: list[Evidence] = field(default_factory=list)
     open: list[Open] = field(default_factory=list)
+    #: Sums that differ from call to call, in words.
+    varying: str = ""
 
     def attempt(
         self, names: Iterable[str], experiment: Callable[[], Iterator[Evidence]]

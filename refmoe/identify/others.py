@@ -113,7 +113,7 @@ def calls(lab: Laboratory) -> None:
     def repeated() -> Iterator[Evidence]:
         found.append(behaviour.Call(lab.box))
         stated = lab.stated(found[0].case)
-        yield from lab.settled(behaviour.deterministic(found[0]), stated)
+        yield from lab.settled(behaviour.deterministic(found[0], lab.varying), stated)
 
     def looked(experiment: Callable[[], Contest]) -> Iterator[Evidence]:
         yield from lab.settled(experiment(), lab.stated(found[0].case))
