@@ -10,6 +10,7 @@ from refmoe.diagnose.known import (
     decoding,
     extent,
     gate_up,
+    omni,
     permutation,
     placement,
     quantising,
@@ -31,5 +32,6 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     *permutation.HYPOTHESES,
     *shared.HYPOTHESES,
     *extent.HYPOTHESES,
+    *omni.HYPOTHESES,
     *arithmetic.HYPOTHESES,
 )

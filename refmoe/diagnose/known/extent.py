@@ -154,7 +154,19 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
 
+def _spread(place: Place, tap: Tap) -> Tap:
+    """NaN in every column in which any row is not finite."""
+    broken = ~place.inputs["down"].isfinite().all(0)
+    return tap.map(lambda t: t.masked_fill(broken, torch.nan))
+
+
 HYPOTHESES = (
+    Hypothesis(
+        "nonfinite_rows_spread",
+        "a row that is not finite spreads over all tokens (times a mask of 0, say)",
+        alter={"routed": _spread},
+        ops=("combine",),
+    ),
     Hypothesis(
         "strides_ignored",
         "views are read as if their rows lay one behind the other",

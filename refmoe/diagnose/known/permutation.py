@@ -141,12 +141,17 @@ def _identity_dropped(problem: Problem) -> Problem | None:
     return problem.but(inputs={**problem.inputs, "ids": ids})
 
 
-def _minus_one_last(problem: Problem) -> Problem | None:
-    ids, experts = problem.inputs["ids"], problem.layer.experts
-    if not bool((ids < 0).any()):
-        return None
-    wrong = torch.where(ids < 0, experts - 1, ids)
-    return problem.but(inputs={**problem.inputs, "ids": wrong})
+def _absent_as(name: str, about: str, expert: int) -> Hypothesis:
+    """Ids of -1 count as an expert's: 0, or -1 for the last."""
+
+    def changed(problem: Problem) -> Problem | None:
+        ids, experts = problem.inputs["ids"], problem.layer.experts
+        if not bool((ids < 0).any()):
+            return None
+        wrong = torch.where(ids < 0, expert % experts, ids)
+        return problem.but(inputs={**problem.inputs, "ids": wrong})
+
+    return Hypothesis(name, about, changed, ops=("permute", "experts"))
 
 
 HYPOTHESES = (
@@ -174,12 +179,8 @@ HYPOTHESES = (
         ("permute",),
     ),
     _ids("ids_in_8_bits", "ids keep eight bits", lambda ids: ids & 255, ("permute",)),
-    Hypothesis(
-        "minus_one_is_the_last_expert",
-        "an id of -1 counts as the last expert",
-        _minus_one_last,
-        ops=("permute", "experts"),
-    ),
+    _absent_as("absent_is_the_last", "an id of -1 counts as the last expert", -1),
+    _absent_as("absent_is_the_first", "an id of -1 counts as expert 0", 0),
     Hypothesis(
         "inverse_permutation",
         "rows go back through the permutation in place of its inverse",

@@ -53,17 +53,32 @@ def _single_as_it_is(problem: Problem) -> Problem | None:
     return changes.routing(renormalize="none")(problem)
 
 
-def _naive(place: Place, value: torch.Tensor) -> torch.Tensor | None:
-    """Weights from scores as fp32 gives them when written down plainly."""
+def _plain_scores(place: Place) -> torch.Tensor | None:
+    """Scores as fp32 gives them when the formula is written down as it stands."""
     routing = place.layer.routing
     power = place.inputs["logits"].float().exp()
     if routing.score == "sqrtsoftplus":
-        scores = torch.log(1.0 + power).sqrt()
-    elif routing.score == "softmax" and routing.order == "score_then_topk":
-        scores = power / power.sum(1, keepdim=True)
-    else:
-        return None
-    return _weighed(place, scores.double())
+        return torch.log(1.0 + power).sqrt().double()
+    if routing.score == "softmax" and routing.order == "score_then_topk":
+        return (power / power.sum(1, keepdim=True)).double()
+    return None
+
+
+def _naive(place: Place, value: torch.Tensor) -> torch.Tensor | None:
+    scores = _plain_scores(place)
+    return None if scores is None else _weighed(place, scores)
+
+
+def _naive_choice(place: Place, tap: Tap) -> Tap:
+    """The choice by such scores, where no groups take part."""
+    routing, scores = place.layer.routing, _plain_scores(place)
+    if scores is None or routing.groups > 1 or routing.method != "topk":
+        return tap
+    key = scores[:, : place.layer.routed_choices]
+    if routing.bias == "selection" and place.params.router_bias is not None:
+        key = key + place.params.router_bias.double()
+    order = key.argsort(1, descending=True, stable=True)
+    return Tap(order[:, : place.layer.top_k])
 
 
 def _weighed(place: Place, scores: torch.Tensor) -> torch.Tensor:
@@ -195,10 +210,11 @@ HYPOTHESES = (
         "with a single choice weights are not renormalised",
         _single_as_it_is,
     ),
-    _altered(
+    Hypothesis(
         "naive_score",
         "scores overflow or cancel: e^l of any logit, or log(1 + e^l)",
-        _naive,
+        alter={"ids": _naive_choice, "weights": weights(_naive)},
+        ops=_OPS,
     ),
     _altered(
         "shared_logits_left_out",
