@@ -28,6 +28,7 @@ def trace(
     columns: torch.Tensor | None = None,
     local: tuple[int, int] | None = None,
     replicated: bool = True,
+    upto: str = "out",
 ) -> Trace:
     """Every tap of one layer, with bounds for the arithmetic that `numerics` declares.
 
@@ -43,7 +44,8 @@ def trace(
     ids; without logits both are needed. Quantised x always covers all tokens.
 
     `local` (start, stop): only these experts live here, and `params` holds only them.
-    `replicated` False leaves shared and identity experts to another rank.
+    `replicated` False leaves shared and identity experts to another rank. `upto` names
+    the last tap that is wanted, where the later ones are not.
 
     Raises ValueError or TypeError naming what does not fit.
     """
@@ -54,7 +56,22 @@ def trace(
         layer, params, x, logits, numerics, given, token_ids, rows, columns, local,
         replicated,
     )  # fmt: skip
-    stages.out()
+    return reached(stages, upto)
+
+
+def reached(stages: Stages, name: str) -> Trace:
+    """The taps once the stage called `name`, and all that it needs, are computed."""
+    weighted = stages.layer.weight_on == "input"
+    x_codes = "gate_up" if weighted else "prepared"
+    stage = {
+        "scores": "routed_logits", "x_codes": x_codes, "x_scales": x_codes,
+        "rows": "permutation", "offsets": "permutation",
+        "intermediate_codes": "requantized", "intermediate_scales": "requantized",
+    }.get(name, name)  # fmt: skip
+    if stage != "shared" or stages.layer.shared is not None:
+        found = getattr(stages, stage)
+        if callable(found):
+            found()
     return Trace({name: stages.taps[name] for name in TAPS if name in stages.taps})
 
 

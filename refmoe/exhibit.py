@@ -76,18 +76,19 @@ class Album:
 def exhibit(problem: Problem, outcome: Outcome, judgement: Judgement) -> Exhibit:
     """The pictures of a call: the first stage that diverges, else the verdict's tap."""
     trace = reference.trace(problem)
-    stages = Stages(problem, outcome.taps, reference.trace, trace)
+    stages = Stages(problem, outcome.taps, reference.trace)
     stages.judge()
+    judged = stages.taps(trace)
     verdicts = {
         verdict.tap: verdict for verdict in (*stages.verdicts, *judgement.results)
     }
-    ladder = tuple(Rung(name, verdicts.get(name)) for name in stages.trace)
+    ladder = tuple(Rung(name, verdicts.get(name)) for name in judged)
     load = _load(problem, trace)
     tap = (judgement.first or judgement.verdict).tap
     got = outcome.outputs.get(tap)
     if tap in outcome.taps:
         got = stages.ordered(tap, outcome.taps[tap])
-    ratio = None if got is None else _ratios(problem, outcome, stages.trace, tap, got)
+    ratio = None if got is None else _ratios(problem, outcome, judged, tap, got)
     if got is None or ratio is None or not ratio.numel():
         return Exhibit(tap, ladder=ladder, load=load)
     return Exhibit(tap, tuple(got.shape), _grid(ratio), ladder, load)

@@ -13,24 +13,30 @@ from oracle.blocks import Quantised, dequantize, grouped_quantize, quantize
 from oracle.experts import combine, grouped_gemm
 from oracle.numerics import Numerics
 from oracle.omni import omni_experts, omni_route, omni_route_backward
-from oracle.operands import division_slack
+from oracle.operands import division_slack, operand
 from oracle.params import Blocks
 from oracle.permutation import Permutation, permute
 from oracle.routing import route
 from oracle.stages import Stages
-from oracle.trace import TAPS, Tap, Trace
+from oracle.trace import Tap, Trace
 from refmoe.problem import Problem
 
 Rows = torch.Tensor | None
 Given = Mapping[str, torch.Tensor]
 
 
-def trace(problem: Problem, *, rows: Rows = None, given: Given | None = None) -> Trace:
+def trace(
+    problem: Problem,
+    *,
+    rows: Rows = None,
+    given: Given | None = None,
+    upto: str | None = None,
+) -> Trace:
     """The taps of the problem's op, in the arithmetic that the problem declares.
 
     Shapes: rows i64[S], which of the judged tokens to compute (None: all), of `route`,
     `experts` and `moe`; `given` replaces taps of those tokens, ids of `route`, any of
-    `experts` and `moe`.
+    `experts` and `moe`, of which `upto` is the last tap that is wanted.
 
     Raises ValueError for an op that the oracle has no taps of.
     """
@@ -38,7 +44,9 @@ def trace(problem: Problem, *, rows: Rows = None, given: Given | None = None) ->
         raise ValueError(f"reference: the oracle has no taps of {problem.case.op!r}")
     if problem.sample is not None:
         rows = problem.sample if rows is None else problem.sample[rows]
-    return Trace(_TRACES[problem.case.op](problem, rows, given or {}))
+    staged = upto is not None and problem.case.op in ("experts", "moe")
+    stage = {"upto": upto} if staged else {}
+    return Trace(_TRACES[problem.case.op](problem, rows, given or {}, **stage))
 
 
 def _route(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
@@ -55,7 +63,9 @@ def _route(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     return {"scores": routed.scores, "ids": chosen, "weights": weights}
 
 
-def _moe(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
+def _moe(
+    problem: Problem, rows: Rows, given: Given, upto: str = "out"
+) -> dict[str, Tap]:
     found = moe.trace(
         problem.layer,
         problem.params,
@@ -65,6 +75,7 @@ def _moe(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
         given=given,
         token_ids=problem.inputs.get("token_ids"),
         rows=rows,
+        upto=upto,
         **_rank(problem),
     )
     return dict(found)
@@ -76,7 +87,9 @@ def _rank(problem: Problem) -> dict[str, Any]:
     return {"local": local, "replicated": local is None or local[0] == 0}
 
 
-def _experts(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
+def _experts(
+    problem: Problem, rows: Rows, given: Given, upto: str = "routed"
+) -> dict[str, Tap]:
     inputs = {name: problem.inputs[name] for name in ("ids", "weights")}
     if rows is not None:
         inputs = {name: value[rows] for name, value in inputs.items()}
@@ -84,8 +97,8 @@ def _experts(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
         problem.layer, problem.params, problem.inputs["x"], None, problem.numerics,
         {**given, **inputs}, rows=rows, **_rank(problem),
     )  # fmt: skip
-    stages.routed()
-    return {name: stages.taps[name] for name in TAPS if name in stages.taps}
+    # What comes after the sum is no part of the op.
+    return dict(moe.reached(stages, "routed" if upto in ("shared", "out") else upto))
 
 
 def _permute(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
@@ -151,6 +164,13 @@ def _activate(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     return {"intermediate": bounds.rounded(hidden, numerics.intermediate, numerics)}
 
 
+def _activate_quantize(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
+    form, scale = problem.inputs["format"], problem.params.intermediate_scale
+    hidden = _activate(problem, rows, given)["intermediate"]
+    _, found = operand("", hidden, form, scale, {}, problem.numerics)
+    return {name.removeprefix("_"): tap for name, tap in found.items()}
+
+
 def _combine(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     inputs = problem.inputs
     weights = inputs["weights"]
@@ -192,7 +212,7 @@ def _omni_experts(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
     return {"y": y}
 
 
-_TRACES: dict[str, Callable[[Problem, Rows, Given], dict[str, Tap]]] = {
+_TRACES: dict[str, Callable[..., dict[str, Tap]]] = {
     "route": _route,
     "moe": _moe,
     "experts": _experts,
@@ -202,6 +222,7 @@ _TRACES: dict[str, Callable[[Problem, Rows, Given], dict[str, Tap]]] = {
     "dequantize": _dequantize,
     "grouped_gemm": _grouped_gemm,
     "activate": _activate,
+    "activate+quantize": _activate_quantize,
     "combine": _combine,
     "omni_route": _omni_route,
     "omni_route_backward": _omni_backward,

@@ -41,10 +41,14 @@ class Stages:
     problem: Problem
     exposed: Mapping[str, torch.Tensor]
     oracle: Callable[..., Trace]
-    trace: Trace
+    trace: Trace = field(default_factory=Trace)
     verdicts: list[Verdict] = field(default_factory=list)
     given: dict[str, torch.Tensor] = field(default_factory=dict)
     order: torch.Tensor | None = None
+    #: What each stage was judged by.
+    met: dict[str, Tap] = field(default_factory=dict)
+    #: Whether something has passed that the trace does not start from.
+    stale: bool = False
 
     def judge(self) -> None:
         """Fill in the verdicts, and leave the trace that the result is judged by."""
@@ -52,13 +56,28 @@ class Stages:
             got = self.exposed.get(name)
             if got is None:
                 continue
+            if name not in self.trace or self.stale:
+                self._reach(name)
             if name not in self.trace:
-                known = ", ".join(self.trace)
+                known = ", ".join(self.oracle(self.problem))
                 self._wrong(name, f"the oracle has no tap {name} here; it has {known}")
             elif name.endswith(("_codes", "_scales")):
                 self._judge_bytes(name, self.ordered(name, got))
             else:
                 self._judge_tap(name, self.ordered(name, got))
+            if name in self.trace:
+                self.met[name] = self.trace[name]
+        self.trace = self.oracle(self.problem, given=self.given)
+
+    def taps(self, whole: Trace) -> Trace:
+        """What each tap was judged by, those not exposed as in the `whole` trace."""
+        last = {n: tap for n, tap in self.trace.items() if n not in self.given}
+        return Trace({**whole, **last, **self.met})
+
+    def _reach(self, name: str) -> None:
+        """Trace up to this tap, from what has passed so far."""
+        self.trace = self.oracle(self.problem, given=self.given, upto=name)
+        self.stale = False
 
     def _judge_tap(self, name: str, got: torch.Tensor) -> None:
         tap, numerics = self.trace[name], self.problem.numerics
@@ -98,13 +117,10 @@ class Stages:
                 self._go_on({codes: stored, scales: got}, count=2)
 
     def _go_on(self, given: dict[str, torch.Tensor], count: int = 1) -> None:
-        """Trace the later stages again from what has just passed."""
-        if any(verdict.kind.failed for verdict in self.verdicts[-count:]):
-            return
-        if all(_same(self.trace[name], got) for name, got in given.items()):
-            return
-        self.given |= given
-        self.trace = self.oracle(self.problem, given=self.given)
+        """Later stages follow from what has just passed."""
+        if not any(verdict.kind.failed for verdict in self.verdicts[-count:]):
+            self.given |= given
+            self.stale = True
 
     def ordered(self, name: str, got: torch.Tensor) -> torch.Tensor:
         """Rows of a permuted tap in the oracle's order."""
@@ -121,12 +137,6 @@ class Stages:
 
     def _wrong(self, name: str, detail: str) -> None:
         self.verdicts.append(Verdict(Kind.WRONG, name, detail=detail))
-
-
-def _same(tap: Tap, got: torch.Tensor) -> bool:
-    """Whether the tap has no radius and this very value: nothing to go on from."""
-    certain = tap.exact if tap.quantised is None else tap.quantised.exact
-    return certain and torch.equal(got.to(tap.value), tap.value)
 
 
 def _is_read(got: torch.Tensor, point: str) -> bool:
