@@ -31,9 +31,9 @@ class Hunt:
     """
 
     def __init__(
-        self, verifier: Verifier, port: Port, op: str, excused: Callable[[Record], bool]
+        self, verifier: Verifier, port: Port, op: str, fails: Callable[[Record], bool]
     ) -> None:
-        self.verifier, self.port, self.op, self.excused = verifier, port, op, excused
+        self.verifier, self.port, self.op, self.fails = verifier, port, op, fails
         self.seen: dict[str, Record] = {}
         self.failing: list[Record] = []
         self.spent = 0
@@ -57,7 +57,7 @@ class Hunt:
         @hypothesis.given(strategy)
         def search(case: Case) -> None:
             record = self._record(case)
-            if record is not None and record.kind.failed and not self.excused(record):
+            if record is not None and self.fails(record):
                 self.failing.append(record)
                 raise _Fails
 

@@ -19,6 +19,7 @@ from refmoe.protocol import OPS, op
 from refmoe.regimes import REGIMES, regime
 from refmoe.report.text import lines
 from refmoe.schedule import heard, schedule
+from refmoe.study import studied
 from refmoe.verdict import Kind
 from refmoe.verify import Record, Verifier
 from refmoe.worker.facts import RemotePort
@@ -61,20 +62,37 @@ class PortItem(pytest.Item):
         excinfo.traceback = excinfo.traceback.cut(path=__file__)
         return super().repr_failure(excinfo, style)
 
+    def judged(self, records: Sequence[Record]) -> None:
+        """Settle the records, look behind the first failure of an op, and conclude."""
+        records = settled(self.verifier, records)
+        failed = [record for record in records if self.fails(record)]
+        place = (self.port.name, failed[0].cell.op) if failed else None
+        if place is not None and place not in self.run.studied:
+            self.run.studied.add(place)
+            seconds = self.run.settings.profile.study
+            behind = studied(failed, [self.port], self.verifier, seconds=seconds)
+            known = {id(a): b for a, b in zip(failed, behind, strict=True)}
+            records = [known.get(id(record), record) for record in records]
+        self.records = records
+        self.conclude(records)
+
+    def fails(self, record: Record) -> bool:
+        """Whether the record fails the test."""
+        return record.kind.failed and excuse(self.run.expected, record) is None
+
     def conclude(self, records: Sequence[Record]) -> None:
         """Pass, or raise what pytest takes for failed, skipped or expected to fail."""
-        self.records = records
-        bad = [record for record in records if record.kind.failed]
-        found = [record for record in bad if not excuse(self.run.expected, record)]
+        found = [record for record in records if self.fails(record)]
         if found:
             raise Failure("\n".join(_text(found)))
         for record in records:
             if record.kind.reported and not excuse(self.run.expected, record):
                 text = "\n".join(lines(record.finding()))
                 warnings.warn(FindingWarning(text), stacklevel=2)
-        if bad:
-            reasons = (excuse(self.run.expected, record) for record in bad)
-            pytest.xfail("; ".join(dict.fromkeys(r.reason for r in reasons if r)))
+        excused = (excuse(self.run.expected, record) for record in records)
+        reasons = dict.fromkeys(entry.reason for entry in excused if entry)
+        if reasons:
+            pytest.xfail("; ".join(reasons))
         if not any(record.kind.decided for record in records):
             reason = next((r.judgement.verdict.detail for r in records), "no case")
             kind = records[0].kind if records else Kind.UNSUPPORTED
@@ -95,7 +113,7 @@ class CellItem(PortItem):
             verifier.check(port, case, cell)
             for port, cell, case in announced(plan, verifier.runner)
         ]
-        self.conclude(settled(verifier, records))
+        self.judged(records)
 
     def _drawn(self) -> list[Case]:
         settings = self.run.settings
@@ -114,14 +132,10 @@ class HuntItem(PortItem):
         """Search as long as the profile says."""
         from refmoe.plugin.hunt import Hunt
 
-        settings, verifier = self.run.settings, self.verifier
-
-        def excused(record: Record) -> bool:
-            return excuse(self.run.expected, record) is not None
-
-        hunt = Hunt(verifier, self.port, self.op, excused)
-        found = hunt.run(settings.profile.examples, settings.seed, **self.narrowed)
-        self.conclude(settled(verifier, found))
+        settings = self.run.settings
+        hunt = Hunt(self.verifier, self.port, self.op, self.fails)
+        examples, seed = settings.profile.examples, settings.seed
+        self.judged(hunt.run(examples, seed, **self.narrowed))
 
 
 class MissingItem(PortItem):
@@ -204,7 +218,7 @@ def _grid(suite: Suite, run: Session) -> list[Cell]:
 
 def _text(records: Sequence[Record]) -> Iterator[str]:
     """The findings, the severest first, and how many more there are."""
-    order = sorted(records, key=lambda r: -r.kind.severity)
+    order = sorted(records, key=lambda r: (-r.kind.severity, r.study is None))
     for record in order[:_SHOWN]:
         yield from lines(record.finding())
     if len(order) > _SHOWN:

@@ -34,6 +34,8 @@ class Session:
     files: Files
     verifiers: dict[str, Verifier] = field(default_factory=dict)
     loaded: dict[str, Port] = field(default_factory=dict)
+    #: Ports and ops whose first failure has been studied.
+    studied: set[tuple[str, str]] = field(default_factory=set)
     ports: dict[str, About] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     #: Tests that were reported, and those of ops that the port does not have.

@@ -36,19 +36,23 @@ ELSEWHERE = ("REFMOE_TARGET", "REFMOE_CACHE_DIR", "REFMOE_TACTICS")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How much is run: cases of a cell, hearings of a law, examples of a hunt."""
+    """How much is run: cases of a cell, hearings of a law, examples of a hunt.
+
+    `study` is the time in seconds for what lies behind the first failure of an op.
+    """
 
     name: str
     cases: int
     hearings: int
     examples: int
+    study: float
 
 
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", 1, 1, 10), Profile("ci", 4, 2, 100),
-        Profile("deep", 16, 8, 2000),
+        Profile("quick", 1, 1, 10, 10.0), Profile("ci", 4, 2, 100, 30.0),
+        Profile("deep", 16, 8, 2000, 120.0),
     )
 }  # fmt: skip
 

@@ -22,8 +22,15 @@ class Carried:
 
 def packed(port: About, records: Sequence[Record], missing: str) -> str:
     """The text; keys of records are told apart by their repr from now on."""
-    plain = [replace(r, key=tuple(map(repr, r.key))) for r in records]
-    return json.dumps(encoded(Carried(port, tuple(plain), missing)))
+    plain = tuple(_plain(record) for record in records)
+    return json.dumps(encoded(Carried(port, plain, missing)))
+
+
+def _plain(record: Record) -> Record:
+    study = record.study
+    if study is not None:
+        study = replace(study, smallest=_plain(study.smallest))
+    return replace(record, key=tuple(map(repr, record.key)), study=study)
 
 
 def unpacked(text: str) -> Carried:
