@@ -176,6 +176,17 @@ def format_of(name: str) -> str | BlockFormat:
     return name if name in PLAIN_TYPES else preset(name)
 
 
+def block_format(case: Case) -> BlockFormat:
+    """The block format under test, MXFP8 where the case names none.
+
+    Raises ValueError for a plain type.
+    """
+    form = format_of(case.format or "mxfp8_e4m3")
+    if isinstance(form, str):
+        raise ValueError(f"case: format={form} has no blocks; name a block format")
+    return form
+
+
 def elements(case: Case) -> int:
     """How many elements the tensors that `case` asks for have together."""
     layer = case.layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from oracle.spec import BlockFormat, Layer
-from refmoe.case import Case, elements, format_of, rank_of
+from refmoe.case import Case, block_format, elements, rank_of
 from refmoe.protocol import OPS
 
 #: Experts of each group that a layer is described with before its own are known.
@@ -38,6 +38,8 @@ def fitted(case: Case) -> Case:
         experts = routing.groups * per_group
     rank, size = rank_of(case.shard or "0/1")
     each = layer_step(layer, whole=size > 1) * size
+    if takes_format(case.op):
+        each = math.lcm(each, _step(block_format(case)))
     wide = raised(case.I or 1, each)
     changes = dict(case.changes)
     if layer.shared is not None:
@@ -145,8 +147,7 @@ def _experts(case: Case) -> int:
 
 
 def _to_format(case: Case) -> Case:
-    form = format_of(case.format or "mxfp8_e4m3")
-    assert isinstance(form, BlockFormat)
+    form = block_format(case)
     step, rows = _step(form), form.block[0] or 1
     case = case.but(H=raised(case.H or 1, step))
     if case.op == "dequantize":

@@ -11,6 +11,7 @@ from refmoe.declarations import neighbours
 from refmoe.evidence import Evidence, evidence
 from refmoe.judged import SELECTIONS, Call, Oracle, judged
 from refmoe.problem import Problem
+from refmoe.results import located
 from refmoe.stages import Stages
 from refmoe.vacuity import known
 from refmoe.verdict import Kind, Outcome, Verdict, severest
@@ -129,9 +130,12 @@ def _held(call: Call, found: Judgement) -> Judgement:
 
 def _under(call: Call) -> Judgement:
     """The judgement under the problem's own numerics alone."""
-    stages = Stages(call.problem, call.outcome.taps, call.oracle, call.trace())
+    stages = Stages(call.problem, call.outcome.taps, call.oracle)
     stages.judge()
-    results = judged(call, stages.trace, stages.given)
+    results = tuple(
+        located(verdict, call.problem)
+        for verdict in judged(call, stages.trace, stages.given)
+    )
     first = next((stage for stage in stages.verdicts if stage.kind.failed), None)
     # A result may hide what an exposed stage shows.
     verdict = severest((*results, *stages.verdicts))

@@ -61,7 +61,7 @@ def judged(call: Call, trace: Trace, given: Given) -> tuple[Verdict, ...]:
         return _route(call, got["ids"], got["weights"], trace)
     if op == "permute":
         return _permute(call, got["rows"], got["offsets"], trace)
-    if op in ("quantize", "grouped_quantize"):
+    if op.rpartition("+")[2] in ("quantize", "grouped_quantize"):
         return _quantized(got, trace)
     names = [field.name for field in OPS[op].results if field.name in trace]
     found = []

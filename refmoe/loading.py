@@ -14,7 +14,7 @@ from typing import Any
 from oracle.numerics import PRESETS, Numerics
 from oracle.trace import TAPS
 from refmoe.port import ATTRIBUTES, Port, accepts
-from refmoe.protocol import OPS, Op, suggestion
+from refmoe.protocol import FUNCTIONS, OPS, Op, suggestion
 from refmoe.supports import Supports, supports_of
 
 #: Keywords that every op may have.
@@ -75,7 +75,7 @@ def port_of(value: Any, name: str | None = None) -> Port:
         name or found.get("name") or getattr(value, "__name__", type(value).__name__)
     )
     _reject_misspelt(name, value, found)
-    ops = {op: found[op] for op in OPS if op in found}
+    ops = {op: found[key] for key, op in FUNCTIONS.items() if key in found}
     if not ops:
         raise ValueError(f"port {name!r} offers no op; {_hint(value)}")
     for op, function in ops.items():
@@ -131,10 +131,10 @@ def _attributes_of(value: Any) -> dict[str, Any]:
     What a module imports from the oracle is a helper, whatever it is called.
     """
     if isinstance(value, Mapping):
-        return dict(value)
+        return {str(name).replace("+", "_"): item for name, item in value.items()}
     if inspect.isroutine(value):
         return {value.__name__: value}
-    known = [name for name in (*OPS, *ATTRIBUTES) if hasattr(value, name)]
+    known = [name for name in (*FUNCTIONS, *ATTRIBUTES) if hasattr(value, name)]
     if isinstance(value, ModuleType):
         listed = getattr(value, "__all__", known)
         known = [name for name in known if name in listed or name in ATTRIBUTES]
@@ -143,14 +143,15 @@ def _attributes_of(value: Any) -> dict[str, Any]:
         name: item
         for name, item in found.items()
         if not (
-            name in OPS and str(getattr(item, "__module__", "")).startswith("oracle.")
+            name in FUNCTIONS
+            and str(getattr(item, "__module__", "")).startswith("oracle.")
         )
     }
 
 
 def _reject_misspelt(name: str, value: Any, found: Mapping[str, Any]) -> None:
     """Raise for public names that are almost an op or an attribute that is absent."""
-    known = (*OPS, *ATTRIBUTES)
+    known = (*FUNCTIONS, *ATTRIBUTES)
     if isinstance(value, Mapping) or inspect.isroutine(value):
         unknown = [key for key in found if key not in known]
         for key in unknown:
@@ -174,19 +175,19 @@ def _reject_misspelt(name: str, value: Any, found: Mapping[str, Any]) -> None:
 def _hint(value: Any) -> str:
     """What to define, or which public name was perhaps meant as an op."""
     for key in _public(value):
-        close = get_close_matches(key, OPS, n=1, cutoff=0.7)
+        close = get_close_matches(key, FUNCTIONS, n=1, cutoff=0.7)
         if close and not _imported(value, key):
             return f"did you mean {close[0]!r} by {key!r}?"
-    return f"define at least one of {', '.join(OPS)}"
+    return f"define at least one of {', '.join(FUNCTIONS)}"
 
 
 def _meant(item: Any, name: str) -> bool:
     """Whether `item` may be a misspelt `name`: for an op, by its parameters' names."""
-    if name not in OPS:
+    if name not in FUNCTIONS:
         return True
     if not callable(item):
         return False
-    wanted = [field.name for field in OPS[name].arguments]
+    wanted = [field.name for field in OPS[FUNCTIONS[name]].arguments]
     try:
         return list(inspect.signature(item).parameters)[: len(wanted)] == wanted
     except (TypeError, ValueError):

@@ -112,6 +112,8 @@ def cases(cell: Cell, count: int, seed: int = 0) -> Iterator[Case]:
             seed=seed + number,
         )
         if OPS[cell.op].layered:
+            if takes_format(cell.op):
+                case = case.but(format=DEFAULT_FORMATS[number % len(DEFAULT_FORMATS)])
             yield _of_model(case, cell.subject, intermediate, number)
         elif takes_format(cell.op):
             yield _of_format(case, cell.subject, number)

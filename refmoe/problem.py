@@ -12,8 +12,8 @@ from oracle.numerics import PRESETS, Numerics
 from oracle.omni import side
 from oracle.params import Blocks, Params
 from oracle.permutation import permute
-from oracle.spec import BlockFormat, Layer
-from refmoe.case import Case, format_of
+from oracle.spec import Layer
+from refmoe.case import Case, block_format
 from refmoe.dimensions import check
 from refmoe.generator import Stream
 from refmoe.protocol import OPS
@@ -115,13 +115,6 @@ def _logits(source: Source, rule: Regime) -> dict[str, Any]:
     return found
 
 
-def _block_format(source: Source) -> BlockFormat:
-    form = format_of(source.case.format or "mxfp8_e4m3")
-    if isinstance(form, str):
-        raise ValueError(f"case: format={form} has no blocks; name a block format")
-    return form
-
-
 def _rows(source: Source) -> Any:
     layer = source.layer
     ids = torch.where(source.ids >= layer.experts, -1, source.ids)
@@ -153,12 +146,12 @@ def _grouped(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
 def _grouped_quantize(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
     found = _grouped(source, rule, params)
     del found["weights"]
-    return {**found, "format": _block_format(source)}
+    return {**found, "format": block_format(source.case)}
 
 
 def _dequantize(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
     shape = (source.case.T, source.layer.hidden)
-    return {"blocks": rule.weight(source, "blocks", shape, _block_format(source))}
+    return {"blocks": rule.weight(source, "blocks", shape, block_format(source.case))}
 
 
 def _activate(source: Source, rule: Regime, params: Params) -> dict[str, Any]:
@@ -207,13 +200,16 @@ def _omni_experts(source: Source, rule: Regime, params: Params) -> dict[str, Any
 _INPUTS: dict[str, Callable[[Source, Regime, Params], dict[str, Any]]] = {
     "route": lambda source, rule, params: _logits(source, rule),
     "quantize": lambda source, rule, params: {
-        "x": _x(source, rule), "format": _block_format(source)
+        "x": _x(source, rule), "format": block_format(source.case)
     },
     "dequantize": _dequantize,
     "permute": lambda source, rule, params: {"ids": source.ids},
     "grouped_quantize": _grouped_quantize,
     "grouped_gemm": _grouped,
     "activate": _activate,
+    "activate+quantize": lambda source, rule, params: {
+        **_activate(source, rule, params), "format": block_format(source.case)
+    },
     "experts": _experts,
     "combine": _combine,
     "moe": lambda source, rule, params: {

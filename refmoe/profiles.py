@@ -27,7 +27,7 @@ PROFILES: dict[str, dict[str, tuple[str, ...]]] = {
     "ragged": {
         "quantize": ("T=3 H=96", "T=1 H=2080"),
         "dequantize": ("T=3 H=96", "T=1 H=2080"),
-        "grouped_gemm": ("T=5 H=96 I=224 E=4 k=2", "T=5 H=288 I=160 E=4 k=2"),
+        "grouped_gemm": ("T=5 H=32 I=224 E=4 k=2", "T=5 H=160 I=96 E=4 k=2"),
         "activate": ("T=5 I=352 E=4 k=2",),
         "combine": ("T=5 H=352 E=4 k=2",),
         "experts": ("T=3 H=32 I=224 E=4 k=2", "T=3 H=160 I=96 E=4 k=2"),
@@ -40,7 +40,10 @@ PROFILES: dict[str, dict[str, tuple[str, ...]]] = {
             "T=9 E=8 k=4 slots=some", "T=9 E=8 k=4 slots=twice",
             "T=9 E=6 k=2 slots=some",
         )
-        for op in ("permute", "activate", "experts", "combine", "omni_experts")
+        for op in (
+            "permute", "activate", "activate+quantize", "experts", "combine",
+            "omni_experts",
+        )
     }
     | {
         op: (
@@ -71,6 +74,9 @@ PROFILES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     # Small limits, none, and constants that differ from expert to expert.
     "constants": {
+        "activate+quantize": (
+            "T=9 constants=own", "T=9 activation.limit=1 format=mxfp4",
+        ),
         "activate": (
             "T=9 constants=own", "T=9 activation.limit=0.5", "T=9 activation.limit=0",
             "T=9 activation.limit=1",

@@ -59,6 +59,11 @@ class Op:
     layered: bool = True
 
     @property
+    def function(self) -> str:
+        """What a port calls it: a span's + is an underscore there."""
+        return self.name.replace("+", "_")
+
+    @property
     def weighted(self) -> bool:
         """Whether the experts' weights take part."""
         return {"H", "I"} <= set(self.sizes)
@@ -66,7 +71,7 @@ class Op:
     def __str__(self) -> str:
         arguments = ", ".join(str(field) for field in self.arguments)
         results = ", ".join(str(field) for field in self.results)
-        return f"{self.name}({arguments}) -> {results}"
+        return f"{self.function}({arguments}) -> {results}"
 
 
 def _fields(*specifications: str) -> tuple[Field, ...]:
@@ -147,6 +152,16 @@ OPS: dict[str, Op] = {
             sizes=("I", "E", "k"),
         ),
         Op(
+            "activate+quantize",
+            "gate and up to the intermediate's codes and scales; a format with a "
+            "global scale takes it from params.intermediate_scale",
+            _fields(
+                "gate_up x[R, 2I]", "params", "layer", "expert index[R]", "format"
+            ),
+            _fields("codes codes[R, I]", "scales scales[R, I / block]"),
+            sizes=("I", "E", "k"),
+        ),
+        Op(
             "experts",
             "the experts' MLPs and their weighted sum",
             _fields(
@@ -199,6 +214,10 @@ OPS: dict[str, Op] = {
         ),
     )
 }  # fmt: skip
+
+
+#: The name of each op by that of a port's function.
+FUNCTIONS = {op.function: name for name, op in OPS.items()}
 
 
 def op(name: str) -> Op:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from refmoe.problem import Problem
 from refmoe.protocol import OPS, Field
 from refmoe.regimes.randn import scale_shape
 from refmoe.regimes.regime import TORCH
+from refmoe.verdict import Verdict
 
 #: What a result may be: a subclass of Tensor answers comparisons as it likes.
 PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -77,6 +78,16 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def located(verdict: Verdict, problem: Problem) -> Verdict:
+    """A verdict on sampled tokens with its place among all of them."""
+    if problem.sample is None or not verdict.index:
+        return verdict
+    row = verdict.index[0]
+    token = int(problem.sample[row])
+    detail = verdict.detail.replace(f"token {row} ", f"token {token} ", 1)
+    return replace(verdict, index=(token, *verdict.index[1:]), detail=detail)
+
+
 def _sizes(problem: Problem) -> dict[str, int]:
     layer, inputs = problem.layer, problem.inputs
     sizes = {
@@ -100,14 +111,14 @@ def _sizes(problem: Problem) -> dict[str, int]:
 
 def _shape(field: Field, problem: Problem, sizes: dict[str, int]) -> tuple[int, ...]:
     if field.dtype == "scales":
-        return _scale_shape(problem)
+        return _scale_shape(problem, (sizes.get("R", 0), sizes["I"]))
     return tuple(sizes[symbol] for symbol in field.shape)
 
 
-def _scale_shape(problem: Problem) -> tuple[int, ...]:
+def _scale_shape(problem: Problem, intermediate: tuple[int, ...]) -> tuple[int, ...]:
     inputs, form = problem.inputs, problem.inputs["format"]
-    x, rows = inputs["x"], form.block[0]
-    whole = scale_shape(tuple(x.shape), form)
+    shape = tuple(inputs["x"].shape) if "x" in inputs else intermediate
+    rows, whole = form.block[0], scale_shape(shape, form)
     if "offsets" not in inputs or rows == 1:
         return whole
     # Each expert's region has scales of its own, even without rows if they share one.

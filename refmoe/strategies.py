@@ -10,6 +10,7 @@ tokens, small sizes, dense memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import event
@@ -33,6 +34,16 @@ _EDGES: dict[str, tuple[int, ...]] = {
     "E": (7, 8, 9, 12, 16, 31, 32, 33, 60, 64, 96, 128, 160, 256, 257, 300, 384, 512),
     "k": (3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 22, 32),
 }
+
+
+def _each(field: str, *names: str) -> tuple[dict[str, Value], ...]:
+    """One group of fields for every name; a shared expert gets its size later."""
+    size: dict[str, Value] = {}
+    if field.startswith("shared."):
+        size["shared.intermediate"] = 1
+    return tuple({field: name, **size} for name in names)
+
+
 #: Groups of fields of a layer without a model, the ordinary ones first.
 _FIELDS: dict[str, tuple[dict[str, Value], ...]] = {
     "routing": (
@@ -66,18 +77,16 @@ _FIELDS: dict[str, tuple[dict[str, Value], ...]] = {
         {"activation.limit": 0.5},
         {"activation.limit": 1.0, "activation.clamp": "after"},
         {"activation.limit": 7.0, "activation.alpha": 1.702, "activation.beta": 1.0},
-        *({"activation.kind": kind} for kind in (
-            "geglu_tanh", "geglu_erf", "softcap", "silu", "gelu_erf", "relu2",
-            "identity",
-        )),
+        *_each(
+            "activation.kind", "geglu_tanh", "geglu_erf", "softcap", "silu", "gelu_erf",
+            "relu2", "identity",
+        ),
     ),
     "bias": ({}, {"expert_bias": True}),
     "weight_on": ({}, {"weight_on": "input"}, {"weight_on": "intermediate"}),
     "shared": (
         {},
-        *({"shared.intermediate": 1, "shared.combine": combine} for combine in (
-            "add", "gated", "average", "rsqrt2",
-        )),
+        *_each("shared.combine", "add", "gated", "average", "rsqrt2"),
     ),
 }  # fmt: skip
 _WEIGHTS = (None, "mxfp4", "mxfp8_e4m3", "nvfp4", "int8_token", "fp8_block_128")
@@ -125,22 +134,17 @@ def cases(
     return draws.cases()
 
 
+@dataclass(frozen=True, slots=True)
 class _Draws:
     """What `cases` was asked for."""
 
-    def __init__(
-        self,
-        port: Port | None,
-        supports: Supports,
-        ops: tuple[str, ...],
-        models: tuple[str, ...],
-        formats: tuple[str, ...],
-        regimes: tuple[str, ...],
-        largest: int,
-    ) -> None:
-        self.port, self.supports, self.ops = port, supports, ops
-        self.models, self.formats, self.regimes = models, formats, regimes
-        self.largest = largest
+    port: Port | None
+    supports: Supports
+    ops: tuple[str, ...]
+    models: tuple[str, ...]
+    formats: tuple[str, ...]
+    regimes: tuple[str, ...]
+    largest: int
 
     def cases(self) -> SearchStrategy[Case]:
         """The strategy."""
@@ -157,10 +161,12 @@ class _Draws:
         """Op, model or fields of the layer, formats and sizes."""
         op = self._one(draw, "op", self.ops)
         sizes = {name: self._size(draw, name) for name in ("T", "E", "k", "H", "I")}
-        case = Case(op, **sizes)
-        if not OPS[op].layered:
+        case = Case(op).but(**sizes)
+        if takes_format(op):
             form = self._one(draw, "format", self.formats, "formats")
-            return case.but(format=form if takes_format(op) else None)
+            case = case.but(format=form)
+        if not OPS[op].layered:
+            return case
         model = self._one(draw, "model", (None, *self.models), "models")
         changes: dict[str, Value] = {}
         for name, choices in _FIELDS.items():

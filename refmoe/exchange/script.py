@@ -54,7 +54,7 @@ def script(problem: Problem, port: str) -> str:
     names += [name for name in op.keywords if name in given]
     record = {
         "case": str(problem.case),
-        "op": op.name,
+        "op": op.function,
         "port": port,
         "arguments": {name: _encoded(given[name]) for name in names},
         "keywords": list(op.keywords),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from oracle.params import Blocks, Params, Weight
+from refmoe.case import block_format
 from refmoe.regimes.regime import Regime, Source, plain
 
 #: Rows of the table that hash routing looks token ids up in.
@@ -23,7 +24,16 @@ def router_params(source: Source, rule: Regime) -> Params:
         down=torch.empty(shape[0], shape[2], layer.intermediate, device="meta"),
         **_routing_params(source, rule),
         **(own_constants(source) if source.case.constants == "own" else {}),
+        intermediate_scale=_calibrated(source),
     )
+
+
+def _calibrated(source: Source) -> torch.Tensor | None:
+    """The global scale that a quantised intermediate is given, where it has one."""
+    case = source.case
+    if case.op != "activate+quantize" or not block_format(case).global_scale:
+        return None
+    return torch.tensor(0.15625)
 
 
 def _routing_params(source: Source, rule: Regime) -> dict[str, torch.Tensor]:

@@ -284,3 +284,60 @@ def test_sampled_rows_are_judged_and_no_others() -> None:
     other = next(token for token in range(200) if token not in judged)
     assert wrong_at(judged[3]) is Kind.WRONG
     assert wrong_at(other) in (Kind.BIT_EQUAL, Kind.WITHIN)
+
+
+# ---- spans
+
+
+SPAN = "activate+quantize T=9 I=64 E=6 k=2 seed=2"
+
+
+@pytest.mark.parametrize("form", ["mxfp8_e4m3", "mxfp4", "nvfp4", "fp8_group_128"])
+def test_span_is_judged_by_the_bytes_that_its_stages_admit(form: str) -> None:
+    """Catches one wrong byte, and a judge that takes the other candidate for wrong."""
+    case = parse(f"{SPAN} format={form}")
+    plain = Plain()
+    fine = (Kind.BIT_EQUAL, Kind.WITHIN)
+    assert Verifier().check(port_of(plain), case).kind in fine
+
+    def fused(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        codes, scales = plain.activate_quantize(*arguments)
+        codes[3, 5] ^= 2
+        return codes, scales
+
+    record = Verifier().check(
+        port_of({"activate+quantize": fused, "device": "cpu"}), case
+    )
+    assert record.kind is Kind.WRONG
+    assert record.judgement.verdict.tap == "codes"
+    assert record.judgement.verdict.index == (3, 5)
+
+
+def test_span_is_found_by_its_name_as_an_identifier() -> None:
+    def activate_quantize(
+        gate_up: Any, params: Any, layer: Any, expert: Any, format: Any
+    ) -> None: ...
+
+    assert list(port_of(activate_quantize).ops) == ["activate+quantize"]
+    with pytest.raises(ValueError, match="'activate\\+quantise'; did you mean"):
+        parse("activate+quantise T=1 I=64 E=2 k=1")
+
+
+def test_span_takes_a_calibrated_global_scale() -> None:
+    problem = build(parse(f"{SPAN} format=nvfp4"))
+    assert problem.params.intermediate_scale is not None
+    assert build(parse(f"{SPAN} format=mxfp4")).params.intermediate_scale is None
+
+
+def test_load_hot_respects_the_groups_that_the_router_keeps() -> None:
+    """Catches a hot expert whose group a token's other experts leave no room for."""
+    line = (
+        "permute model=deepseek-v3 T=64 E=32 k=8 load=hot routing.groups=8 "
+        "routing.top_groups=4 seed={}"
+    )
+    for seed in range(8):
+        ids = build(parse(line.format(seed))).inputs["ids"]
+        assert all(len(set(row)) <= 4 for row in (ids // 4).tolist())
+        assert all(len(set(row)) == 8 for row in ids.tolist())
+        shared = set(ids[0].tolist()).intersection(*map(set, ids.tolist()))
+        assert len(shared) == 1

@@ -6,10 +6,11 @@ import pytest
 
 from oracle.blocks import PRESETS
 from oracle.models import MODELS
-from refmoe.case import elements
+from refmoe.case import MEMORY, SLOTS, elements
 from refmoe.parse import parse
 from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, Cell, cases, cells, plain
 from refmoe.problem import build
+from refmoe.profiles import PROFILES, words
 from refmoe.protocol import OPS
 
 COUNT = 8
@@ -62,3 +63,35 @@ def test_plan_cells_tell_models_and_formats_apart() -> None:
     assert subjects["quantize"] == {"mxfp4"}
     assert subjects["permute"] == {"-"}
     assert len(grid) == len(set(grid))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_plan_profiles_can_be_built_for_every_family(profile: str) -> None:
+    """Catches words of a profile that no model or format admits."""
+    rare = ("longcat-flash", "phi-3.5-moe", "deepseek-v4-flash-hash", "inkling")
+    models = (*DEFAULT_MODELS, *rare)
+    grid = cells(tuple(OPS), models, DEFAULT_FORMATS, ("randn",))
+    chosen = [cell for cell in grid if cell.profile == profile]
+    assert chosen
+    for cell in chosen:
+        every = list(cases(cell, len(words(profile, cell.op))))
+        assert len(set(map(str, every))) == len(every)
+        for case in every:
+            assert parse(str(case)) == case
+            assert elements(case) < 1 << 20
+            build(case)
+
+
+def test_plan_profiles_hold_what_kernels_branch_on() -> None:
+    grid = cells(tuple(OPS), DEFAULT_MODELS, DEFAULT_FORMATS, ("randn", "exact"))
+    found = [case for cell in grid if cell.profile for case in cases(cell, 4)]
+    assert {case.memory for case in found} == set(MEMORY)
+    assert {case.slots for case in found} == set(SLOTS)
+    assert any((case.E or 0) > 256 for case in found)
+    assert any(case.k is not None and case.k == case.E for case in found)
+    assert any(case.T * (case.k or 0) >= 1 << 16 for case in found)
+    limits = {dict(case.changes).get("activation.limit") for case in found}
+    assert limits >= {0.0, 0.5, 1.0}
+    assert {case.regime for case in found} == {"randn"}
+    for name in ("local", "shard", "logits_dtype", "bias_dtype"):
+        assert any(getattr(case, name) is not None for case in found), name

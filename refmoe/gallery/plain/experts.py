@@ -103,6 +103,19 @@ class Experts(Quantizer):
         hidden = self.activation(self.plain(gate_up), params, layer.activation, expert)
         return self.cast(hidden, self.type("intermediate"))
 
+    def activate_quantize(
+        self,
+        gate_up: Tensor,
+        params: Params,
+        layer: Layer,
+        expert: Tensor,
+        format: BlockFormat,
+    ) -> tuple[Tensor, Tensor]:
+        """The activation's codes and scales as one op."""
+        hidden = self.activate(gate_up, params, layer, expert)
+        blocks = self.quantize(hidden, format, params.intermediate_scale)
+        return blocks.codes, blocks.scales
+
     def activation(
         self,
         gate_up: Tensor,
