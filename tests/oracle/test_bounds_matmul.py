@@ -364,3 +364,21 @@ def test_soundness_counts_what_it_sees():
     assert all(row.sound and row.worst > 0 for row in rows if row.kind == "normal")
     broken = soundness.Row("mine", "normal", 4, 1, exceeded=1)
     assert not broken.sound
+
+
+def test_matmul_infinity_is_sure_only_where_nothing_overflows() -> None:
+    """-Inf meets +Inf where the finite products overflow first: NaN in some orders."""
+    large = 2.0**127
+    x = torch.tensor([[1.0, 1.0, 1.0]], dtype=torch.float64)
+    w = torch.tensor(
+        [
+            [-math.inf, large, large],
+            [-math.inf, 1.0, large / 2],
+            [math.nan, large, large],
+        ],
+        dtype=torch.float64,
+    )
+    tap = bounds.matmul(Tap(x), Tap(w), Numerics())
+    assert tap.worst is not None
+    assert tap.worst.tolist() == [[math.inf, 0.0, 0.0]]
+    assert tap.value[0, :2].tolist() == [-math.inf, -math.inf]

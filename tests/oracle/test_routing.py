@@ -154,6 +154,16 @@ def test_route_nan_comes_after_minus_infinity() -> None:
     assert whole.weights.exact
 
 
+def test_route_nan_leaves_its_group_open() -> None:
+    """The group of a NaN counts as the best (torch.topk), as the worst, or neither."""
+    rows = [[NAN, 1.0, 2.0, 3.0, 4.0, 5.0]]
+    routing = Routing("sigmoid", groups=3, top_groups=2, group_score="top2")
+    routed = run(rows, routing, 2, Numerics())
+    assert routed.ids.tolist() == [[5, 4]]
+    ids = torch.tensor([[5, 4]]), torch.tensor([[0, 5]]), torch.tensor([[0, 1]])
+    assert [routed.admissible.contains(i).item() for i in ids] == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("routing", "weights"),
     [

@@ -68,4 +68,4 @@ def reciprocal(stage: Stage, weights: Tensor, routing: Routing) -> Tensor:
 def flushed(stage: Stage, weights: Any, expert: int) -> Tensor:
     """Subnormal numbers are taken as zero."""
     value = stage(weights, expert)
-    return value.where(value.abs() >= 2.0**-126, 0.0)
+    return value.masked_fill(value.abs() < 2.0**-126, 0.0)

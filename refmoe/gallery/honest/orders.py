@@ -84,7 +84,9 @@ def compensated(stage: Stage, x: Tensor, weight: Tensor) -> Tensor:
     for k in range(x.shape[1]):
         term = x[:, k, None] * weight[:, k] - lost
         moved = total + term
-        lost, total = (moved - total) - term, moved
+        # Inf less Inf would be NaN.
+        lost = ((moved - total) - term).where(moved.isfinite(), 0.0)
+        total = moved
     return total
 
 
