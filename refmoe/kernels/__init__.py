@@ -13,7 +13,7 @@ _PORT = (
     "activate", "alignment", "batch_invariant", "combine", "declares", "dequantize",
     "deterministic", "device", "experts", "grouped_gemm", "grouped_quantize", "moe",
     "name", "numerics", "omni_experts", "omni_route", "omni_route_backward", "permute",
-    "quantize", "route", "stable", "supports", "tactics",
+    "prepare", "quantize", "route", "stable", "supports", "tactics",
 )  # fmt: skip
 
 

@@ -24,6 +24,11 @@ def instances() -> dict[str, tuple[str, ...]]:
         "grouped.cu": _grouped(),
         "grouped_gemm.cu": tuple(f"gemm_naive<{curve}>" for curve in _COMMON),
         "grouped_mma.cu": _tensor_cores(),
+        "prepare.cu": tuple(
+            f"{kernel}<{interleaved}>"
+            for kernel in ("pack_codes", "pack_scales")
+            for interleaved in ("false", "true")
+        ),
         "rows.cu": _rows(),
         "permute.cu": _permute(),
         "combine.cu": _combine(),

@@ -16,9 +16,8 @@ from refmoe.kernels.emulator import emulated
 from refmoe.protocol import OPS
 
 name, device = "refmoe.kernels.emulated", "cpu"
-_ATTRIBUTES = {
-    key for key in port.__all__ if key not in (*OPS, "name", "device", "tactics")
-}
+_OWN = (*OPS, "prepare", "name", "device", "tactics")
+_ATTRIBUTES = {key for key in port.__all__ if key not in _OWN}
 
 
 def _through_emulator(op: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,12 +30,12 @@ def _through_emulator(op: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def tactics(case: Any) -> tuple[str, ...]:
-    """The naive kernel and one tile of tensor cores: each costs a host compilation."""
-    return ("naive", "mma_medium") if case.op in port.MULTIPLYING else ()
+    """One tile of tensor cores stands for all: each costs a host compilation."""
+    return ("naive", "mma_medium", "torch") if case.op in port.MULTIPLYING else ()
 
 
 def __getattr__(name: str) -> Any:
-    if name in OPS and name in port.__all__:
+    if name in (*OPS, "prepare") and name in port.__all__:
         return _through_emulator(getattr(port, name))
     if name in _ATTRIBUTES:
         return getattr(port, name)

@@ -24,19 +24,12 @@ template <class T> __device__ __forceinline__ float half_of(u32 word, unsigned i
   return to_float(T{u16(word >> 16 * i)});
 }
 template <class T>
-__device__ __forceinline__ void multiply_accumulate(float (&c)[4], const u32 (&a)[4],
-                                                    const u32 (&b)[2]) {
+__device__ __forceinline__ void multiply_accumulate(typename Unit<T>::Sum (&c)[4],
+                                                    const u32 (&a)[4], const u32 (&b)[2]) {
   constexpr unsigned kPerWord = Unit<T>::kDepth / 8;
-  simt::multiply_accumulate(c, a, b, kPerWord, [](float sum, u32 x, u32 y, unsigned i) {
-    if constexpr (kPerWord == 2) return __fmaf_rn(half_of<T>(x, i), half_of<T>(y, i), sum);
-    else return __fmaf_rn(decode<T>(x >> 8 * i & 255u), decode<T>(y >> 8 * i & 255u), sum);
-  });
-}
-template <class T>
-__device__ __forceinline__ void multiply_accumulate(i32 (&c)[4], const u32 (&a)[4],
-                                                    const u32 (&b)[2]) {
-  simt::multiply_accumulate(c, a, b, 4, [](i32 sum, u32 x, u32 y, unsigned i) {
-    return sum + i32(i8(x >> 8 * i)) * i32(i8(y >> 8 * i));
+  simt::multiply_accumulate(c, a, b, kPerWord, [](u32 word, unsigned i) {
+    if constexpr (kPerWord == 2) return half_of<T>(word, i);
+    else return typename Unit<T>::Sum(decode<T>(word >> 8 * i & 255u));
   });
 }
 __device__ __forceinline__ void copy_async(void* to, const void* from, i32 valid) {

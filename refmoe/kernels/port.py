@@ -20,6 +20,7 @@ from refmoe.kernels.launchers.omni import (
     omni_route_backward,
 )
 from refmoe.kernels.launchers.permute import permute
+from refmoe.kernels.launchers.prepare import prepare
 from refmoe.kernels.launchers.quantize import quantize
 from refmoe.kernels.launchers.route import route
 
@@ -27,7 +28,7 @@ __all__ = [
     "activate", "alignment", "batch_invariant", "combine", "declares", "dequantize",
     "deterministic", "device", "experts", "grouped_gemm", "grouped_quantize", "moe",
     "name", "numerics", "omni_experts", "omni_route", "omni_route_backward", "permute",
-    "quantize", "route", "stable", "supports", "tactics",
+    "prepare", "quantize", "route", "stable", "supports", "tactics",
 ]  # fmt: skip
 
 #: Ops that take a GEMM backend.

@@ -15,11 +15,22 @@ struct Copy {
 struct Copies {
   Copy queue[kInFlight];
   unsigned count, group;
+  unsigned long long block;
 };
 static Copies copies[kThreads];
 
-inline void copy_later(void* to, const void* from, unsigned bytes, unsigned valid) {
+// The current thread's, empty when its block starts.
+inline Copies& own_copies() {
   Copies& own = copies[current];
+  if (own.block != block_serial) {
+    own.count = own.group = 0;
+    own.block = block_serial;
+  }
+  return own;
+}
+
+inline void copy_later(void* to, const void* from, unsigned bytes, unsigned valid) {
+  Copies& own = own_copies();
   if ((size_t)to % bytes || (valid && (size_t)from % bytes))
     fail("an asynchronous copy between addresses that are not aligned to its size");
   if (own.count == kInFlight) fail("more than 64 asynchronous copies of a thread in flight");
@@ -27,11 +38,11 @@ inline void copy_later(void* to, const void* from, unsigned bytes, unsigned vali
                             own.group};
 }
 
-inline void commit_copies() { ++copies[current].group; }
+inline void commit_copies() { ++own_copies().group; }
 
 // Makes the copies of all but the last `pending` groups.
 inline void wait_for_copies(unsigned pending) {
-  Copies& own = copies[current];
+  Copies& own = own_copies();
   unsigned kept = 0;
   for (unsigned i = 0; i < own.count; ++i) {
     const Copy& copy = own.queue[i];

@@ -19,7 +19,7 @@ namespace simt {
 constexpr unsigned kStack = 128 * 1024;
 constexpr unsigned kThreads = 1024;
 
-constexpr unsigned kWords = 6;
+constexpr unsigned kWords = 10;
 
 struct Warp {
   unsigned arrived, mask, generation;
@@ -39,7 +39,7 @@ static Warp warps[kThreads / 32];
 static ucontext_t scheduler_start;
 static jmp_buf scheduler;
 static unsigned current, threads, finished, barrier_arrived, barrier_generation;
-static unsigned long long progress;
+static unsigned long long progress, block_serial;  // blocks run so far
 static char error[256];
 static char* dynamic_shared;
 static void (*body)();
@@ -90,6 +90,7 @@ inline unsigned common_divisor(unsigned a, unsigned b) {
 
 // Threads of a block take turns in an order that `seed` picks: results must not depend on it.
 inline void run_block(unsigned seed) {
+  ++block_serial;
   finished = barrier_arrived = 0;
   memset(warps, 0, sizeof warps);
   for (unsigned t = 0; t < threads; ++t) fibres[t].done = false;

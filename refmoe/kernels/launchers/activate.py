@@ -61,7 +61,25 @@ def activate(
 
     Raises TypeError and ValueError for tensors that do not fit.
     """
-    call = _Call.of(gate_up, params, layer, expert, activation, weights)
+    own = params if activation is None else None
+    activation = activation or layer.activation
+    return activate_rows(
+        gate_up, activation, own, expert, weights=weights, dtype=dtype, naive=naive
+    )
+
+
+def activate_rows(
+    gate_up: torch.Tensor,
+    activation: Activation,
+    constants: Params | None,
+    expert: torch.Tensor | None,
+    *,
+    weights: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    naive: bool = False,
+) -> torch.Tensor:
+    """`activate` without a layer: `constants` has alpha, beta and limit, if any."""
+    call = _Call.of(gate_up, activation, constants, expert, weights)
     dtype = gate_up.dtype if dtype is None else dtype
     if dtype not in TYPES:
         raise TypeError(f"activate: dtype={dtype}; take float32, bfloat16 or float16")
@@ -99,7 +117,7 @@ def activate_quantize(
     power of two that divides I, and for formats with a global scale.
     """
     format = preset(format) if isinstance(format, str) else format
-    call = _Call.of(gate_up, params, layer, expert, None, weights)
+    call = _Call.of(gate_up, layer.activation, params, expert, weights)
     rows, width = len(gate_up), call.width
     grid = Geometry.of("activate_quantize", torch.Size((rows, width)), format)
     lanes = grid.block_columns // 8
@@ -140,21 +158,18 @@ class _Call:
 
     @classmethod
     def of(
-        cls, gate_up: torch.Tensor, params: Params, layer: Layer,
-        expert: torch.Tensor | None, activation: Activation | None,
-        weights: torch.Tensor | None,
+        cls, gate_up: torch.Tensor, activation: Activation, constants: Params | None,
+        expert: torch.Tensor | None, weights: torch.Tensor | None,
     ) -> _Call:  # fmt: skip
         check("activate", "gate_up", gate_up, tuple(TYPES), (None, None))
         rows, columns = gate_up.shape
         device = gate_up.device
-        own = activation is None
-        activation = layer.activation if activation is None else activation
         if activation.gated and columns % 2:
             raise ValueError(
                 f"activate: {columns} columns cannot hold a gate and an up half; "
                 "give 2I"
             )
-        tensors = [params.alpha, params.beta, params.limit] if own else [None] * 3
+        tensors = constant_tensors(constants)
         for name, tensor in zip(("alpha", "beta", "limit"), tensors, strict=True):
             if tensor is not None:
                 check("activate", name, tensor, (torch.float32,), (None,), device)
@@ -171,6 +186,13 @@ class _Call:
         index = "i64" if expert is None else IDS[expert.dtype]
         struct = parameters_struct(activation, tensors)
         return cls(width, CURVES[activation.kind], index, struct)
+
+
+def constant_tensors(constants: Params | None) -> tuple[torch.Tensor | None, ...]:
+    """alpha, beta and limit of every expert; None where the activation's own hold."""
+    if constants is None:
+        return None, None, None
+    return constants.alpha, constants.beta, constants.limit
 
 
 def parameters_struct(

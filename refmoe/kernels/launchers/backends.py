@@ -10,7 +10,10 @@ from typing import Protocol
 
 import torch
 
+from refmoe.kernels.launchers.apart import activated_apart
 from refmoe.kernels.launchers.gemm import Gemm, naive
+from refmoe.kernels.launchers.libraries import by_cublas, by_torch
+from refmoe.kernels.launchers.operands import Matrix
 from refmoe.kernels.launchers.tensor_cores import TACTICS, fixed, tensor_cores
 
 
@@ -25,6 +28,7 @@ class Backend(Protocol):
 
 _BACKENDS: dict[str, Backend] = {
     "naive": naive, **{f"mma_{name}": fixed(name) for name in TACTICS},
+    "mma_apart": activated_apart, "torch": by_torch, "cublas": by_cublas,
 }  # fmt: skip
 
 
@@ -33,13 +37,17 @@ def names() -> tuple[str, ...]:
     return tuple(_BACKENDS)
 
 
-def backend(name: str | None) -> Backend:
+def backend(name: str | Backend | None) -> Backend:
     """The backend called `name`, tensor cores with a tactic of their own where None.
+
+    A backend itself is handed through.
 
     Raises ValueError listing them all.
     """
     if name is None:
         return tensor_cores
+    if not isinstance(name, str):
+        return name
     try:
         return _BACKENDS[name]
     except KeyError:
@@ -49,13 +57,13 @@ def backend(name: str | None) -> Backend:
 
 
 def grouped_gemm(
-    x: torch.Tensor,
-    weights: torch.Tensor,
+    x: Matrix,
+    weights: Matrix,
     offsets: torch.Tensor,
     *,
     bias: torch.Tensor | None = None,
     dtype: torch.dtype | None = None,
-    tactic: str | None = None,
+    tactic: str | Backend | None = None,
 ) -> torch.Tensor:
     """y[r] = x[r] weights[e]^T (+ bias[e]) for the rows r of each expert e, [R, N].
 

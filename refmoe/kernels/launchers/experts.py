@@ -44,7 +44,7 @@ def experts(
     *,
     prepared: Prepared | None = None,
     local: Local = None,
-    tactic: str | None = None,
+    tactic: str | Backend | None = None,
 ) -> torch.Tensor:
     """The weighted sum of the chosen experts' MLPs, [T, H] of the layer's type.
 

@@ -10,7 +10,11 @@ import torch
 from oracle.params import Params
 from oracle.spec import Activation
 from refmoe.kernels.launch import Kernel, blocks_for, check
-from refmoe.kernels.launchers.activate import CURVES, parameters_struct
+from refmoe.kernels.launchers.activate import (
+    CURVES,
+    constant_tensors,
+    parameters_struct,
+)
 from refmoe.kernels.launchers.formats import TYPES, Struct
 from refmoe.kernels.launchers.operands import (
     SCALES,
@@ -89,6 +93,15 @@ class Gemm:
         """The enumerator of Curve."""
         return "kPlain" if self.activation is None else CURVES[self.activation.kind]
 
+    @property
+    def starts(self) -> tuple[int, int]:
+        """Where w's gate and up rows (or all of them) start."""
+        if not self.gated:
+            return 0, 0
+        gate, up = 0, self.w.shape[1] // 2
+        swapped = isinstance(self.w, Packed) and not self.w.gate_first
+        return (up, gate) if swapped else (gate, up)
+
     def empty(self) -> torch.Tensor:
         """The result, not written yet."""
         shape = (self.rows, self.width)
@@ -124,15 +137,11 @@ class Gemm:
 
     def job(self) -> Struct:
         """As struct Job; the tensors must outlive the launch."""
-        height = self.w.shape[1]
-        gate, up = 0, height // 2 if self.gated else 0
-        if self.gated and isinstance(self.w, Packed) and not self.w.gate_first:
-            gate, up = up, gate
         pointers = (self.offsets, self.slots, self.bias, self.weights)
         bias = torch.float32 if self.bias is None else self.bias.dtype
         values = (
             *(0 if tensor is None else tensor.data_ptr() for tensor in pointers),
-            self.rows, self.width, height, gate, up,
+            self.rows, self.width, self.w.shape[1], *self.starts,
             int(self.offsets.dtype == torch.int64), self.w.shape[0], self.choices,
             *(SCALES.index(TYPES[dtype]) for dtype in (bias, self.dtype)),
             self.per_row, max(self.width // self.per_row, 1), 0,
@@ -141,11 +150,7 @@ class Gemm:
 
     def parameters(self) -> Struct:
         """The activation's constants as struct Parameters."""
-        tensors = (
-            (None, None, None)
-            if self.constants is None
-            else (self.constants.alpha, self.constants.beta, self.constants.limit)
-        )
+        tensors = constant_tensors(self.constants)
         return parameters_struct(self.activation or Activation(), tensors)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from oracle.params import Params
 from oracle.spec import Layer
-from refmoe.kernels.launchers.backends import backend
+from refmoe.kernels.launchers.backends import Backend, backend
 from refmoe.kernels.launchers.experts import Local, combined, expert_rows
 from refmoe.kernels.launchers.prepare import Prepared
 from refmoe.kernels.launchers.route import Routed, route_tokens
@@ -22,7 +22,7 @@ def moe(
     prepared: Prepared | None = None,
     token_ids: torch.Tensor | None = None,
     local: Local = None,
-    tactic: str | None = None,
+    tactic: str | Backend | None = None,
 ) -> torch.Tensor:
     """The layer's output [T, H] of its type.
 
@@ -39,7 +39,7 @@ def moe(
 
 def routed_moe(
     x: torch.Tensor, routed: Routed, params: Params, layer: Layer,
-    prepared: Prepared | None, local: Local, tactic: str | None,
+    prepared: Prepared | None, local: Local, tactic: str | Backend | None,
 ) -> torch.Tensor:  # fmt: skip
     """The layer after its router."""
     gemm, ids, weights = backend(tactic), routed.ids, routed.weights

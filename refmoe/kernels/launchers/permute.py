@@ -128,13 +128,17 @@ def align(
     an expert is that of the slots.
     """
     made = sort_slots(ids, experts, local=local, block=block)
-    count = len(made.rows) // block
-    owners = torch.empty(count, dtype=torch.int32, device=ids.device)
+    return made, owners_of(made.starts, len(made.rows) // block, block)
+
+
+def owners_of(starts: torch.Tensor, count: int, block: int = 1) -> torch.Tensor:
+    """The expert of each of `count` blocks of rows, i32[count]; -1 past the last."""
+    owners = torch.empty(count, dtype=torch.int32, device=starts.device)
     Kernel(_FILE, "block_owners")(
-        blocks_for(count, 128), 128, made.starts, np.int32(len(made.starts) - 1),
-        np.int32(block), np.int32(count), owners, device=ids.device,
+        blocks_for(count, 128), 128, starts.int(), np.int32(len(starts) - 1),
+        np.int32(block), np.int32(count), owners, device=starts.device,
     )  # fmt: skip
-    return made, owners
+    return owners
 
 
 def inverse_of(rows: torch.Tensor, tokens: int, choices: int) -> torch.Tensor:

@@ -1,0 +1,109 @@
+"""GEMMs that do the product alone: bias, activation and weight come after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+
+from oracle.params import Blocks
+from refmoe.kernels.launchers.activate import activate_rows
+from refmoe.kernels.launchers.dequantize import dequantize
+from refmoe.kernels.launchers.gemm import Gemm
+from refmoe.kernels.launchers.operands import Matrix, Packed
+from refmoe.kernels.launchers.permute import owners_of
+from refmoe.kernels.launchers.tensor_cores import tensor_cores
+
+#: x [R, K] times w [N, K] transposed: f32 or f64 [R, N].
+Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def activated_apart(gemm: Gemm) -> torch.Tensor:
+    """Tensor cores for the product alone: gate and up pass through memory in fp32."""
+    gemm.check()
+    bare = replace(
+        gemm, dtype=torch.float32, bias=None, weights=None, activation=None,
+        columns=None,
+    )  # fmt: skip
+    return finish(gemm, tensor_cores(bare))
+
+
+def by_expert(gemm: Gemm, multiply: Multiply) -> torch.Tensor:
+    """One product per expert with rows, each by `multiply`.
+
+    Reads the offsets back, so that a graph cannot capture it.
+
+    Raises ValueError for weights that are interleaved for another kernel.
+    """
+    gemm.check()
+    x = values(gemm.x)
+    if gemm.slots is not None:
+        x = x[(gemm.slots // gemm.choices).clamp_min(0)]
+    shape = (gemm.rows, gemm.w.shape[1])
+    sums = torch.zeros(shape, dtype=torch.float32, device=gemm.device)
+    for expert, (start, stop) in enumerate(pairwise(gemm.offsets.tolist())):
+        if start < stop:
+            w = values(_expert(gemm.w, expert))[:, : x.shape[1]]
+            sums[start:stop] = multiply(x[start:stop], w.contiguous())
+    return finish(gemm, sums)
+
+
+def values(matrix: Matrix) -> torch.Tensor:
+    """The values of a matrix: exact in fp64 for integer codes, else rounded to fp32."""
+    if isinstance(matrix, torch.Tensor):
+        return matrix
+    if isinstance(matrix, Packed):
+        if matrix.packing != "nibbles":
+            raise ValueError(
+                "grouped_gemm: weights are interleaved for another kernel; prepare "
+                "them with packing='nibbles'"
+            )
+        pairs = (matrix.codes & 15, matrix.codes >> 4)
+        codes = torch.stack(pairs, -1).flatten(-2)
+        matrix = Blocks(codes, matrix.scales, matrix.format, matrix.global_scale)
+    columns = matrix.format.block[1]
+    if matrix.format.element == "int8" and matrix.format.block[0] == 1 and not columns:
+        return matrix.codes.double() * matrix.scales.double()
+    return dequantize(matrix)
+
+
+def finish(gemm: Gemm, sums: torch.Tensor) -> torch.Tensor:
+    """Bias, activation and weight on sums f32[R, rows of w], as grouped.cuh does them.
+
+    Rows past the last offset become 0.
+    """
+    owner = owners_of(gemm.offsets, gemm.rows)
+    real = (owner >= 0)[:, None]
+    owner = owner.clamp_min(0)
+    if gemm.bias is not None:
+        sums = sums + gemm.bias.float()[owner]
+    gate, up = gemm.starts
+    parts = [sums[:, up : up + gemm.width]]
+    if gemm.gated:
+        parts.insert(0, sums[:, gate : gate + gemm.width])
+    result = torch.cat(parts, 1)
+    if gemm.activation is not None:
+        result = activate_rows(
+            result, gemm.activation, gemm.constants, owner, dtype=torch.float32
+        )
+    if gemm.weights is not None:
+        slots = owner if gemm.slots is None else gemm.slots.clamp_min(0)
+        if gemm.slots is None:
+            slots = torch.arange(gemm.rows, device=gemm.device)
+        own = gemm.weights.reshape(-1, gemm.per_row)[slots]
+        each = max(gemm.width // gemm.per_row, 1)
+        result = result * own.repeat_interleave(each, dim=1)
+    return result.where(real, 0.0).to(gemm.dtype)
+
+
+def _expert(w: Matrix, expert: int) -> Matrix:
+    if isinstance(w, torch.Tensor):
+        return w[expert]
+    scale = w.global_scale
+    if scale is not None and scale.ndim:
+        scale = scale[expert]
+    return replace(
+        w, codes=w.codes[expert], scales=w.scales[expert], global_scale=scale
+    )
