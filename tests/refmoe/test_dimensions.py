@@ -20,7 +20,7 @@ from refmoe.parse import parse
 from refmoe.problem import Problem, build, move, tensors
 from refmoe.protocol import OPS
 from refmoe.runner import run
-from refmoe.verdict import Kind
+from refmoe.verdict import Kind, Verdict
 from refmoe.verify import Verifier
 from refmoe.views import GAP, copied, laid_out
 
@@ -268,7 +268,7 @@ def test_sampled_rows_are_judged_and_no_others() -> None:
     assert problem.sample is not None
     assert len(problem.sample) == 7
 
-    def wrong_at(token: int) -> Kind:
+    def wrong_at(token: int) -> Verdict:
         port = Plain()
         honest = port.moe
 
@@ -278,12 +278,15 @@ def test_sampled_rows_are_judged_and_no_others() -> None:
             return out
 
         named = {"moe": moe, "device": "cpu"}
-        return Verifier().check(port_of(named, "wrong"), problem.case).kind
+        record = Verifier().check(port_of(named, "wrong"), problem.case)
+        return record.judgement.verdict
 
     judged = problem.sample.tolist()
     other = next(token for token in range(200) if token not in judged)
-    assert wrong_at(judged[3]) is Kind.WRONG
-    assert wrong_at(other) in (Kind.BIT_EQUAL, Kind.WITHIN)
+    found = wrong_at(judged[3])
+    assert found.kind is Kind.WRONG
+    assert found.index[0] == judged[3]
+    assert wrong_at(other).kind in (Kind.BIT_EQUAL, Kind.WITHIN)
 
 
 # ---- spans
