@@ -7,6 +7,7 @@ others add up to. Every combination of types is computed beside the port.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -135,6 +136,7 @@ def _run(
     return y, bias, weights.expand(-1, h), out[0]
 
 
+@lru_cache(maxsize=64)
 def numbers(name: str, shape: tuple[int, ...], width: int) -> torch.Tensor:
     """f64 numbers of `width` bits and both signs, from 1 to 2 in magnitude."""
     found = torch.ones(shape, dtype=torch.float64)

@@ -56,18 +56,17 @@ def examine(wired: Wires) -> Combining:
         found = wired.run(wired.constants(pieces), ids=ids)
         return found[:, : len(pairs)] / found_weight(wired.case)
 
-    def measure(pairs: list[Pair], token: int) -> dict[Pair, int]:
-        left = run(pairs)[token]
-        if not bool(left.isfinite().all()):
-            return dict.fromkeys(pairs, 0)
-        return {
-            pair: count - round(float(n)) for pair, n in zip(pairs, left, strict=True)
-        }
-
     every = list(combinations(range(count), 2))
-    first = run(every)
-    same = all(torch.equal(first, run(every)) for _ in range(REPEATS - 1))
-    found = [trees.reveal(count, partial(measure, token=token)) for token in range(2)]
+    counts = run(every)
+    same = all(torch.equal(counts, run(every)) for _ in range(REPEATS - 1))
+    sizes = count - counts.nan_to_num(0.0, 0.0, 0.0).round()
+
+    def measure(pairs: list[Pair], token: int) -> dict[Pair, int]:
+        return {pair: int(sizes[token, every.index(pair)]) for pair in pairs}
+
+    found = [
+        trees.reveal(count, partial(measure, token=token)) for token in range(len(ids))
+    ]
     slots = ids if wired.weighted else ids[:1]
     return Combining(
         tuple(tuple(row) for row in slots.tolist()), tuple(found[: len(slots)]),

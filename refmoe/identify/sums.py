@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 import torch
@@ -26,7 +27,7 @@ from refmoe.identify.units import NEAREST, Products, fitting
 
 #: Depths at which the small number stands below 1.
 _DEPTHS = 60
-_TRIPLES = 24
+_TRIPLES = 16
 #: Repetitions that show whether sums differ from call to call.
 REPEATS = 3
 #: Cancelling sums that are compared.
@@ -189,6 +190,7 @@ def _widths(dots: Dots) -> set[tuple[int, str]]:
     return found
 
 
+@cache
 def _cancelling() -> tuple[torch.Tensor, torch.Tensor]:
     """A token and columns whose products cancel to zero, in numbers of four bits.
 

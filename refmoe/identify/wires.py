@@ -138,9 +138,20 @@ class Wires:
 
     @property
     def output(self) -> str:
-        """The plain type of the results so far."""
+        """The plain type of the results."""
+        if not self.types:
+            self.check()
         names = [name for name, dtype in TORCH.items() if self.types == {dtype}]
         return names[0] if names else self.layer.dtype
+
+    def check(self) -> None:
+        """Raise Silent unless a constant comes through."""
+        layer = self.layer
+        pieces = torch.zeros(layer.experts, layer.hidden, PIECES, dtype=torch.float64)
+        pieces[0, :, 0] = 32.0
+        out = self.run(self.constants(pieces))
+        if not bool((out == 32.0 * found_weight(self.case)).all()):
+            raise Silent(f"{self.case.op}: the layer does not hand a constant through")
 
     def constants(self, pieces: torch.Tensor) -> torch.Tensor:
         """`down` f64[E, H, I] that makes every expert return the sums of its pieces.
@@ -183,7 +194,7 @@ def wires(
                     yield case.but(changes=tuple(sorted((*case.changes, width))))
 
     key = f"wires {hidden} {intermediate} {experts} {shared}"
-    return wired_with(box, box.case(key, candidates(), trial))
+    return Wires(box, box.case(key, candidates(), trial))
 
 
 def wired_with(box: Box, case: Case) -> Wires:
@@ -195,11 +206,7 @@ def wired_with(box: Box, case: Case) -> Wires:
     if layer.routing.method != "topk" or layer.weight_on == "input":
         raise Silent(f"{case.op}: the weights cannot be held at one number")
     found = Wires(box, case)
-    pieces = torch.zeros(layer.experts, layer.hidden, PIECES, dtype=torch.float64)
-    pieces[0, :, 0] = 32.0
-    want = torch.full((case.T, layer.hidden), 32.0, dtype=torch.float64)
-    if not torch.equal(found.run(found.constants(pieces)), want * found_weight(case)):
-        raise Silent(f"{case.op}: the wired layer does not hand a constant through")
+    found.check()
     return found
 
 

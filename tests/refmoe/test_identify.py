@@ -227,7 +227,7 @@ def test_identify_refutes_a_false_declaration(
     assert refuted <= set(changes)
 
 
-@pytest.mark.parametrize("name", ["sequential", "bf16_combine", "volta"])
+@pytest.mark.parametrize("name", ["sequential", "bf16_combine"])
 def test_identify_refutes_nothing_of_what_is_pasted(name: str) -> None:
     wrong = declared_as(name, combine="fp16", gate_up="fp16")
     found = identify(wrong, families=("arithmetic",))
@@ -260,7 +260,7 @@ def test_identify_refutes_a_false_attribute(name: str, field: str) -> None:
     assert (item.status, item.value) == ("contradicts", False)
 
 
-@pytest.mark.parametrize("name", ["rounded_gate_up", "preset_hf_bf16", "hopper"])
+@pytest.mark.parametrize("name", ["rounded_gate_up", "preset_hf_bf16", "bf16_combine"])
 @pytest.mark.parametrize("op", ["moe", "experts"])
 def test_identify_one_op_is_enough_for_the_stages_it_has(name: str, op: str) -> None:
     found = identify(only(name, op), families=("arithmetic",))
