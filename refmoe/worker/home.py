@@ -72,9 +72,10 @@ class Home:
             return
         again = [ticket for ticket in self.kept if ticket.target != self.tainted]
         self.kept = [ticket for ticket in self.kept if ticket not in again]
-        for ticket in (*again, *self.queue):
+        asked = [*again, *(ticket for ticket in self.queue if not ticket.read)]
+        for ticket in asked:
             ticket.reset()
-        self.queue = deque(sorted([*again, *self.queue], key=lambda t: t.request["id"]))
+        self.queue = deque(sorted(asked, key=lambda ticket: ticket.request["id"]))
         self._replace()
 
     def advance(self) -> None:

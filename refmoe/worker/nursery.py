@@ -39,6 +39,7 @@ class Nursery:
     """
 
     control: socket.socket
+    living: set[int] = field(default_factory=set)
     #: When to kill those that were told to die.
     dying: dict[int, float] = field(default_factory=dict)
 
@@ -57,13 +58,16 @@ class Nursery:
             if self.control in ready:
                 message, files, _, _ = socket.recv_fds(self.control, 4096, _MOST_FILES)
                 if not message:
-                    return
+                    break
                 self.obey(json.loads(message), files)
             for pid in [
                 pid for pid, at in self.dying.items() if time.monotonic() >= at
             ]:
                 _signal_all(pid, signal.SIGKILL)
             self.report()
+        for pid in self.living:
+            _signal_all(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
     def obey(self, request: dict[str, Any], files: list[int]) -> None:
         """One request."""
@@ -75,6 +79,7 @@ class Nursery:
         pid = os.fork()
         if pid == 0:
             self.bear(request["fork"], files)
+        self.living.add(pid)
         for file in files:
             os.close(file)
         send(self.control, {"forked": pid})
@@ -110,6 +115,7 @@ class Nursery:
             _signal_all(ended.si_pid, signal.SIGKILL)
             _, status = os.waitpid(ended.si_pid, 0)
             self.dying.pop(ended.si_pid, None)
+            self.living.discard(ended.si_pid)
             code = os.waitstatus_to_exitcode(status)
             send(self.control, {"ended": ended.si_pid, "status": code})
 
