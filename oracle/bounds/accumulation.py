@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from oracle.formats import get
@@ -59,6 +60,7 @@ class _Roundings:
     most: float
 
 
+@lru_cache(maxsize=4096)
 def dot_error(
     numerics: Numerics,
     depth: int,

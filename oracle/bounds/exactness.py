@@ -46,7 +46,7 @@ def exact_sums(
         # A subnormal operand may be read as zero.
         x_quantum = x_quantum.masked_fill_(x_quantum < 2.0**-126, 0.0)
     coarsest = quantum(w.value[:, :_SAMPLE]).masked_fill_(~certain_w, 0.0)
-    if float(reach.min()) >= quanta * float(x_quantum.max()) * float(coarsest.max()):
+    if not bool((reach < quanta * (x_quantum[:, None] * coarsest)).any()):
         return None
     w_quantum = quantum(w.value).masked_fill_(~certain_w, 0.0)
     if numerics.subnormals == "flush":

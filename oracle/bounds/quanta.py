@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-_MANTISSA = (1 << 52) - 1
+_MANTISSA, _FIELD = (1 << 52) - 1, 0x7FF
 
 
 def quantum(values: torch.Tensor) -> torch.Tensor:
@@ -19,12 +19,11 @@ def quantum(values: torch.Tensor) -> torch.Tensor:
     if not values.shape[-1]:
         return torch.full_like(values.sum(-1), torch.inf)
     bits = values.contiguous().view(torch.int64)
-    exponent = (bits >> 52) & 0x7FF
-    mantissa = (bits & _MANTISSA) | (1 << 52)
-    lowest = mantissa & -mantissa
-    # lowest * 2^(exponent - 1075), built from its bits; lowest is a power of two.
-    place = (lowest.to(torch.float64).view(torch.int64) >> 52) - 1023
-    field = (exponent + place - 52).clamp_(min=0)
-    power = (field << 52).view(torch.float64)
-    power = power.masked_fill_(exponent == 0x7FF, 0.0)
-    return power.masked_fill_(values == 0, torch.inf).amin(-1)
+    exponent = (bits >> 52).bitwise_and_(_FIELD)
+    lowest = (bits & _MANTISSA).bitwise_or_(1 << 52)
+    lowest.bitwise_and_(lowest.neg())
+    # lowest * 2^(exponent - 1075) by its exponent field: lowest is a power of two.
+    field = lowest.to(torch.float64).view(torch.int64).bitwise_right_shift_(52)
+    field.add_(exponent).sub_(1075).clamp_(min=0)
+    field.masked_fill_(exponent == _FIELD, 0).masked_fill_(values == 0, _FIELD)
+    return (field.amin(-1) << 52).view(torch.float64)

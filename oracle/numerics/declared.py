@@ -113,8 +113,7 @@ class Numerics:
     @property
     def units(self) -> tuple[Accumulator, ...]:
         """The accumulators that `accumulate` admits."""
-        names = FP32_CLASS if self.accumulate == "fp32" else (self.accumulate,)
-        return tuple(ACCUMULATORS[name] for name in names)
+        return _UNITS[self.accumulate]
 
     @property
     def takes_codes(self) -> bool:
@@ -128,6 +127,12 @@ class Numerics:
     def __repr__(self) -> str:
         """The shortest Python that builds it: what differs from the default."""
         return _shortest(self)
+
+
+_UNITS: dict[str, tuple[Accumulator, ...]] = {
+    "fp32": tuple(ACCUMULATORS[name] for name in FP32_CLASS),
+    **{name: (unit,) for name, unit in ACCUMULATORS.items()},
+}
 
 
 def _shortest(declaration: Elementary | Numerics) -> str:
