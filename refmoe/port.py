@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -40,6 +40,13 @@ ATTRIBUTES: dict[str, str] = {
 }
 
 
+class Contract(TypedDict):
+    """Whether order inside an expert and signs of zeros count, as `judge` takes it."""
+
+    stable: bool
+    signed_zeros: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """An implementation under test.
@@ -58,9 +65,11 @@ class Port:
         return self.attributes.get(attribute, default)
 
     @property
-    def contract(self) -> dict[str, bool]:
-        """What a result must keep beside its values, as `judge` takes it."""
-        return {name: bool(self.get(name)) for name in ("stable", "signed_zeros")}
+    def contract(self) -> Contract:
+        """What a result must keep beside its values."""
+        return Contract(
+            stable=bool(self.get("stable")), signed_zeros=bool(self.get("signed_zeros"))
+        )
 
     @property
     def device(self) -> str:
