@@ -26,6 +26,7 @@ from refmoe.plugin.items import Failure, FindingWarning, PortItem
 from refmoe.plugin.session import reconciled
 from refmoe.plugin.settings import ELSEWHERE, OPTIONS, Settings
 from refmoe.plugin.wire import packed, unpacked
+from refmoe.protocol import OPS
 from refmoe.report.about import About
 from refmoe.verdict import Kind, Verdict
 from refmoe.verify import Record
@@ -102,6 +103,11 @@ def test_plugin_knows_every_variable_that_refmoe_reads() -> None:
         for name in re.findall(r'environ[^\n]*["\'](REFMOE_\w+)', path.read_text())
     }
     assert read == set(ELSEWHERE)
+
+
+def test_conformance_has_a_file_for_each_op() -> None:
+    files = {path.stem for path in (ROOT / "refmoe/conformance").glob("test_*.py")}
+    assert files == {f"test_{name.replace('+', '_')}" for name in OPS}
 
 
 def test_plugin_sleeps_where_nothing_concerns_it(run: Run, pytester: Any) -> None:
