@@ -15,8 +15,9 @@ from refmoe.supports import Supports
 name = "torch"
 version = torch.__version__
 device = "cpu"
-#: Sums in fp32, rounded once to the type of the operands.
-numerics = Numerics()
+#: Sums in fp32, rounded once to the type of the operands. CPUs that multiply bf16
+#: themselves (AVX512-BF16) take subnormal operands and results as zero.
+numerics = Numerics(subnormals="flush")
 
 #: Rows past the last offset are never written, and columns must lie together.
 _TAKES = Supports(
