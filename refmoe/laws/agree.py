@@ -85,14 +85,14 @@ class _Compared:
         want = a[index].item()
         return Verdict(
             Kind.WRONG, name, index, b[index].item(), want, want, math.inf, dtype=dtype,
-            detail=self._told(differs),
+            detail=self._told(differs, differs.numel()),
         )  # fmt: skip
 
-    def _told(self, differs: torch.Tensor) -> str:
+    def _told(self, differs: torch.Tensor, total: int) -> str:
         exact = ", to the bit as declared" if self.agreement.bits else ""
         return (
             f"{self.agreement.second} against {self.agreement.first}{exact}: "
-            f"{int(differs.sum())} of {differs.numel()} elements disagree"
+            f"{int(differs.sum())} of {total} elements disagree"
         )
 
     def close(
@@ -131,7 +131,7 @@ class _Compared:
         return Verdict(
             kind, name, index, float(b[index]), want - reach_, want + reach_,
             float(ratio.max()), float(ratio.median()), dtype,
-            self._told(bad) if kind is Kind.WRONG else "",
+            self._told(bad, a.numel()) if kind is Kind.WRONG else "",
         )  # fmt: skip
 
     def _reach(

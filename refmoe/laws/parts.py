@@ -162,6 +162,8 @@ def _no_shard(case: Case, port: Port) -> str | None:
     form = layer.requantize
     if isinstance(form, BlockFormat) and not form.block[1]:
         return f"in {form.name} a row of the intermediate has one scale"
+    if isinstance(layer.weights, BlockFormat) and 0 in layer.weights.block:
+        return f"blocks of {layer.weights.name} span an axis that would be cut"
     sizes = [size for form in formats(layer) for size in form.block if size]
     if layer.intermediate % (_RANKS * math.lcm(*sizes)):
         return f"I={layer.intermediate} does not divide into {_RANKS} ranks"
