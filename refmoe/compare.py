@@ -76,7 +76,7 @@ def compare(
         float(ratio[index]),
         float(ratio.median()),
         dtype,
-        probability=tap.probability if kind is Kind.SUSPECT else None,
+        probability=None if tap.likely is None else tap.probability,
     )
 
 

@@ -92,7 +92,7 @@ class Verdict:
     median: float | None = None
     dtype: str = ""
     detail: str = ""
-    #: Of a SUSPECT tap: how likely a right implementation's is beyond its bound.
+    #: How likely a right kernel's is SUSPECT; None where no statistical bound holds.
     probability: float | None = None
 
 

@@ -6,7 +6,7 @@ import math
 import shlex
 
 from refmoe.report.bits import hexadecimal, interval
-from refmoe.verdict import Finding, Verdict
+from refmoe.verdict import Finding, Kind, Verdict
 
 #: Most ulps that a miss is counted in; beyond, the values say enough.
 _COUNTED = 10_000
@@ -62,7 +62,7 @@ def described(verdict: Verdict) -> str:
     ratio = verdict.ratio
     if ratio is not None and 0 < ratio < math.inf and low != high:
         parts.append(f"error {ratio:.3g}x bound")
-    if verdict.probability is not None:
+    if verdict.kind is Kind.SUSPECT and verdict.probability is not None:
         parts.append(f"a right kernel's is, with probability {verdict.probability:.2g}")
     if verdict.detail:
         parts.append(verdict.detail)

@@ -63,7 +63,8 @@ def test_compare_suspect_says_how_likely_it_is() -> None:
     whole = tap([8.0], [2.0], [1.0])
     suspect = compare("y", whole, torch.tensor([9.5]), IEEE)
     assert (suspect.kind, suspect.probability) == (Kind.SUSPECT, 1e-9)
-    assert compare("y", whole, torch.tensor([8.5]), IEEE).probability is None
+    assert compare("y", whole, torch.tensor([8.5]), IEEE).probability == 1e-9
+    assert compare("y", tap([8.0]), torch.tensor([8.0]), IEEE).probability is None
 
 
 def test_compare_within_suspect_and_wrong_by_the_bounds() -> None:
