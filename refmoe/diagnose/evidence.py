@@ -8,17 +8,20 @@ from refmoe.case import elements
 from refmoe.diagnose.explain import Evidence
 
 #: Regimes that blur a cause: what is dropped and what is multiplied by zero differ.
-_BLURRED = ("nonfinite", "large", "subnormal")
+_BLURRED = ("nonfinite", "large", "subnormal", "cancelling", "codes")
 WRONG, RIGHT = 4, 2
 
 
 def chosen(evidence: Sequence[Evidence]) -> list[Evidence]:
     """Four wrong calls and two right ones, small and large, in plain regimes first.
 
-    Small calls are cheap to try; large ones tell a tile of 16 from one of 128.
+    Small calls are cheap to try; large ones tell a tile of 16 from one of 128. All are
+    of the block format of the first wrong one: a mistake may be one of that format.
     """
-    wrong = _spread([item for item in evidence if not item.right], WRONG)
-    return wrong + _spread([item for item in evidence if item.right], RIGHT)
+    forms = [item.problem.case.format for item in evidence if not item.right]
+    alike = [item for item in evidence if item.problem.case.format in forms[:1]]
+    wrong = _spread([item for item in alike if not item.right], WRONG)
+    return wrong + _spread([item for item in alike if item.right], RIGHT)
 
 
 def _spread(items: Sequence[Evidence], count: int) -> list[Evidence]:

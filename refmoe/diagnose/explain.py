@@ -110,7 +110,7 @@ def _verdict(hypothesis: Hypothesis, item: Evidence) -> Kind | None:
         outcome = Outcome("ran", item.outcome.outputs)
         found = judge(problem, outcome, stable=item.stable, oracle=oracle)
         kind = found.verdict.kind
-    except (ValueError, NotImplementedError, IndexError, RuntimeError):
-        # The hypothesis makes no sense of this layer.
+    except Exception:
+        # What makes no sense of this layer explains nothing, and costs no run.
         return None
     return kind if kind in _FINE else None

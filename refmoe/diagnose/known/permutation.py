@@ -142,13 +142,15 @@ def _identity_dropped(problem: Problem) -> Problem | None:
 
 
 def _absent_as(name: str, about: str, expert: int) -> Hypothesis:
-    """Ids of -1 count as an expert's: 0, or -1 for the last."""
+    """Ids of no expert here count as one: the first, or -1 for the last."""
 
     def changed(problem: Problem) -> Problem | None:
-        ids, experts = problem.inputs["ids"], problem.layer.experts
-        if not bool((ids < 0).any()):
+        ids = problem.inputs["ids"]
+        start, stop = problem.inputs.get("local") or (0, problem.layer.experts)
+        absent = (ids < start) | ((ids >= stop) & (ids < problem.layer.experts))
+        if not bool(absent.any()):
             return None
-        wrong = torch.where(ids < 0, expert % experts, ids)
+        wrong = torch.where(absent, start + expert % (stop - start), ids)
         return problem.but(inputs={**problem.inputs, "ids": wrong})
 
     return Hypothesis(name, about, changed, ops=("permute", "experts"))
@@ -179,8 +181,12 @@ HYPOTHESES = (
         ("permute",),
     ),
     _ids("ids_in_8_bits", "ids keep eight bits", lambda ids: ids & 255, ("permute",)),
-    _absent_as("absent_is_the_last", "an id of -1 counts as the last expert", -1),
-    _absent_as("absent_is_the_first", "an id of -1 counts as expert 0", 0),
+    _absent_as(
+        "absent_is_the_last", "an id of no expert here counts as the last one", -1
+    ),
+    _absent_as(
+        "absent_is_the_first", "an id of no expert here counts as the first one", 0
+    ),
     Hypothesis(
         "inverse_permutation",
         "rows go back through the permutation in place of its inverse",

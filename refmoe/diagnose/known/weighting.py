@@ -77,7 +77,7 @@ def _naive_choice(place: Place, tap: Tap) -> Tap:
     key = scores[:, : place.layer.routed_choices]
     if routing.bias == "selection" and place.params.router_bias is not None:
         key = key + place.params.router_bias.double()
-    order = key.argsort(1, descending=True, stable=True)
+    order = torch.argsort(key, dim=1, descending=True, stable=True)
     return Tap(order[:, : place.layer.top_k])
 
 
