@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from oracle.numerics import PRESETS
 from oracle.spec import Layer
 from refmoe.case import Case
 from refmoe.guard import Guards
@@ -119,7 +120,12 @@ class Child:
             self.say("facts", reason=reason)
             return
         problem = self.problem(case.but(law=None))
-        defined = [encoded(part) for part in port.definition(problem.layer)]
+        definition = port.definition(problem.layer)
+        # The type of the results follows from it.
+        problem = problem.but(numerics=definition[1])
+        if case.numerics is not None:
+            problem = problem.but(numerics=PRESETS[case.numerics])
+        defined = [encoded(part) for part in definition]
         names = [None if one is None else str(one) for one in port.tactics(case)]
         layer = encoded(problem.layer)
         self.say("facts", reason=None, layer=layer, definition=defined, tactics=names)
