@@ -130,6 +130,7 @@ def _grouped() -> tuple[str, ...]:
         *(f"{kernel}<{f}, i32>" for kernel in ("grouped_naive", "grouped_lanes")
           for f in formats),
         *(f"grouped_amax<{t}, i32>" for t in _TYPES),
+        "linear_scales<i32>",
     )  # fmt: skip
 
 

@@ -91,3 +91,15 @@ __global__ void grouped_amax(const T* x, u32* amaxes, const Index* offsets, int 
   amax = maximum_over(amax, 32);
   if (threadIdx.x % 32 == 0) atomicMax(&amaxes[expert], amax);
 }
+
+// The scales of 128x4 regions, row below row: to[row, block]. Grid: rows, any block. Exact.
+template <class Index>
+__global__ void linear_scales(const u8* tiled, u8* linear, const Index* offsets,
+                              const Index* starts, int experts, i64 across) {
+  const i64 row = blockIdx.x;
+  const int expert = expert_of(row, offsets, experts);
+  if (expert == experts) return;
+  for (i64 block = threadIdx.x; block < across; block += blockDim.x)
+    linear[row * across + block] =
+        tiled[scale_place(row, block, across, expert, offsets, starts)];
+}

@@ -120,7 +120,8 @@ def intermediate(
             rows.x, prepared.gate_up, made.starts, DTYPES[layer.dtype],
             slots=rows.slots, choices=weights.shape[1], bias=prepared.gate_up_bias,
             weights=weights if weighted else None, activation=layer.activation,
-            constants=params, columns=layer.intermediate,
+            constants=params, gate_first=prepared.gate_first,
+            columns=layer.intermediate,
         )
     )  # fmt: skip
 

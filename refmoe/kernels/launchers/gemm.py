@@ -65,6 +65,8 @@ class Gemm:
     per_row: int = 1
     activation: Activation | None = None
     constants: Params | None = None
+    #: Whether w has its gate rows before its up rows.
+    gate_first: bool = True
     #: Columns of the result where w is padded.
     columns: int | None = None
 
@@ -99,8 +101,7 @@ class Gemm:
         if not self.gated:
             return 0, 0
         gate, up = 0, self.w.shape[1] // 2
-        swapped = isinstance(self.w, Packed) and not self.w.gate_first
-        return (up, gate) if swapped else (gate, up)
+        return (gate, up) if self.gate_first else (up, gate)
 
     def empty(self) -> torch.Tensor:
         """The result, not written yet."""

@@ -92,6 +92,29 @@ def grouped_quantize(
     return Blocks(codes, scales, format, decode)
 
 
+def linear_scales(
+    tiled: torch.Tensor, offsets: torch.Tensor, starts: torch.Tensor, rows: int,
+    across: int,
+) -> torch.Tensor:  # fmt: skip
+    """Scales below one another, u8[rows, across], of regions in the 128x4 layout.
+
+    Shapes: tiled: u8[P, across rounded up to 4]; offsets and starts: i32 or i64 [E + 1]
+
+    Rows past offsets[E] are left unwritten.
+    """
+    width = -(-across // TILE_BLOCKS) * TILE_BLOCKS
+    check("linear_scales", "tiled", tiled, (torch.uint8,), (None, width))
+    device, dtypes = tiled.device, (offsets.dtype,)
+    check("linear_scales", "offsets", offsets, tuple(IDS), (None,), device)
+    check("linear_scales", "starts", starts, dtypes, (len(offsets),), device)
+    linear = torch.empty((rows, across), dtype=torch.uint8, device=device)
+    Kernel(_FILE, f"linear_scales<{IDS[offsets.dtype]}>")(
+        rows, _THREADS, tiled, linear, offsets, starts, np.int32(len(offsets) - 1),
+        across, device=device,
+    )  # fmt: skip
+    return linear
+
+
 def _regions(
     format: BlockFormat, grid: Geometry, offsets: torch.Tensor,
     starts: torch.Tensor | None, scales: torch.Tensor | None,

@@ -48,15 +48,13 @@ class Packed:
         u8[E, N / 64, K / 128, 16, 16] (`oracle.layouts.sm90_mixed`)
         global_scale: f32[E] or f32[], where the format has one
 
-    `gate_first` tells the order of gate and up rows in GEMM1's weight. N and K may
-    exceed the layer's sizes: padding holds code 0.
+    N and K may exceed the layer's sizes: padding holds code 0.
     """
 
     codes: torch.Tensor
     scales: torch.Tensor
     format: BlockFormat
     packing: Packing = "nibbles"
-    gate_first: bool = True
     global_scale: torch.Tensor | None = None
 
     @property

@@ -35,6 +35,8 @@ class Prepared:
     down: Matrix
     gate_up_bias: torch.Tensor | None = None
     down_bias: torch.Tensor | None = None
+    #: Whether `gate_up` has its gate rows before its up rows.
+    gate_first: bool = True
 
 
 def canonical(params: Params) -> Prepared:
@@ -87,6 +89,7 @@ def pack(
     return Prepared(
         _pack("gate_up", gate_up, halves, height, width, packing, gate_first),
         _pack("down", down, 1, width, height, packing, True), bias, down_bias,
+        gate_first,
     )  # fmt: skip
 
 
@@ -140,7 +143,7 @@ def _pack(
     if sm90:
         shape = (experts, halves * rows // 64, across // 4, 16, 16)
         scales = scales.reshape(shape)
-    return Packed(codes, scales, form, packing, gate_first, weight.global_scale)
+    return Packed(codes, scales, form, packing, weight.global_scale)
 
 
 def _is_fp4(weight: Weight) -> bool:
