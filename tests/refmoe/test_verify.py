@@ -146,7 +146,7 @@ def test_command_verify_writes_reports_and_excuses_known_failures(
     assert "<failure" in suite.read_text()
     result = run(*judged, "--expected-failures", str(known))
     assert result.exit_code == 0
-    assert "1 failed as expected" in result.output
+    assert "failed as expected" in result.output
     assert "No failures." in page.read_text()
     assert "<failure" not in suite.read_text()
     right = run("verify", ports, *QUICK, "--expected-failures", str(known))
