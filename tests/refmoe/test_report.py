@@ -183,7 +183,11 @@ def test_table_adds_up_the_regimes_that_merely_passed() -> None:
 
 
 def test_table_tells_subjects_that_never_ran_from_inputs_that_did_not() -> None:
-    cells = [("a", "x", Kind.WITHIN), ("a", "y", Kind.REFUSED), ("b", "x", Kind.REFUSED)]
+    cells = [
+        ("a", "x", Kind.WITHIN),
+        ("a", "y", Kind.REFUSED),
+        ("b", "x", Kind.REFUSED),
+    ]
     found = [
         Record("p", Cell("moe", of, inputs), CASE, (), record(kind).judgement, 0.1)
         for of, inputs, kind in cells
