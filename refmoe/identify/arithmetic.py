@@ -37,7 +37,12 @@ def experiments(lab: Laboratory) -> None:
             wide = item.declared == "flush" and item.status == "contradicts"
             yield replace(item, status="wider") if wide else item
 
+    def fusing() -> Iterator[Evidence]:
+        source = dots(lab.box, "fp32")
+        yield from lab.settled(operands.fma(source), lab.stated(source.case))
+
     lab.attempt(ADDING, adding)
+    lab.attempt(("fma",), fusing)
     if not known:
         reason = "it takes dot products, which the port does not show"
         lab.leave_open(("dequantized", *STAGES, *between.FIELDS, "shared"), reason)

@@ -9,7 +9,7 @@ import torch
 
 from oracle.spec import Layer
 from refmoe.case import Case
-from refmoe.identify.box import Box, Silent, exactly, without_weights
+from refmoe.identify.box import Box, Silent, exactly, plain_case, without_weights
 from refmoe.identify.wires import CONSTANT, Wires, found_weight, wires
 
 #: Summands, columns a call, and equal rows that go together, as in a real GEMM.
@@ -91,8 +91,9 @@ class Dots:
         return found / scale
 
 
-def dots(box: Box) -> Dots:
-    """The port's grouped GEMM, else GEMM1 of its experts or of its layer.
+def dots(box: Box, dtype: str | None = None) -> Dots:
+    """The port's grouped GEMM (of operands in `dtype`), else GEMM1 of its experts or
+    of its layer.
 
     Raises Silent if it has neither.
     """
@@ -106,6 +107,10 @@ def dots(box: Box) -> Dots:
                 raise Silent(f"grouped_gemm: {SUMMANDS} ones add up to {found[0]}")
 
         cases = box.layers("grouped_gemm", **sizes)
-        return Dots(box, box.case("dots", cases, trial))
+        if dtype is not None:
+            cases = iter([plain_case("grouped_gemm", dtype, sizes)])
+        return Dots(box, box.case(f"dots {dtype}", cases, trial))
+    if dtype is not None:
+        raise Silent("the port has no op grouped_gemm")
     wired = wires(box, hidden=SUMMANDS, intermediate=SUMMANDS, experts=2)
     return Dots(box, wired.case, wired)

@@ -58,6 +58,8 @@ def _measured(
 ) -> Evidence:
     if not router.exact or bool((got == got.bfloat16().double()).all()):
         raise Silent("weights come rounded to 16 bits")
+    if not bool(got.isfinite().all()):
+        raise Silent("weights that come are not finite")
     error = (got - want).abs()
 
     def covers(entry: Elementary) -> bool:

@@ -154,6 +154,30 @@ def decoded(box: Box, sums: Sums) -> Contest:
     return found
 
 
+def fma(dots: Dots) -> Contest:
+    """Whether a product reaches the sum unrounded: a b - fl(a b), the product last.
+
+    It takes operands of 24 bits, and places of which some are added in that order.
+    """
+    a, b = 1.0 + 2.0**-13 + 2.0**-23, 1.0 + 2.0**-12 + 2.0**-23
+    rounded = float(round_to(torch.tensor([a * b], dtype=torch.float64), "fp32"))
+    x = torch.ones(SUMMANDS, dtype=torch.float64)
+    x[2::2] = a
+    places = 2 + 2 * Stream(9, "places").permutations(16, SUMMANDS // 2 - 2)[:, :2]
+    w = torch.zeros(16, SUMMANDS, dtype=torch.float64)
+    row = torch.arange(16)
+    w[row, places[:, 0]], w[row, places[:, 1] + 1] = b, -rounded
+    got = dots(x, w)[:, None].abs().amax(0)
+    found = Contest(
+        dots.op, ("fma",), got,
+        lambda place: f"{bits(a)}*{bits(b)} - {bits(rounded)} at 16 pairs of places",
+        2.0**-20,
+    )  # fmt: skip
+    found.add((True,), torch.full_like(got, abs(a * b - rounded)))
+    found.add((False,), torch.zeros_like(got))
+    return found
+
+
 def subnormals(dots: Dots) -> Contest:
     """Whether subnormal weights, tokens and (of a GEMM) results are kept."""
     dtype = dots.case.layer.dtype
