@@ -70,6 +70,11 @@ def _size(source: Source, columns: int) -> torch.Tensor:
     """f64[columns]: what the large columns hold, plus first and minus last."""
     bits = _BITS - (columns // 4).bit_length()
     bits = min(bits, get(source.layer.dtype).maximum_exponent)
+    if source.case.op != "grouped_gemm" and not isinstance(
+        source.layer.activations, str
+    ):
+        # Quantised, the small columns would be lost beside larger ones.
+        bits = min(bits, 4)
     return 2.0**bits * (1.0 - 2.0 * (torch.arange(columns) >= columns // 2).double())
 
 

@@ -47,7 +47,8 @@ class Arithmetic:
         lost = tensor - near.double()
         bits = near.view(torch.int32)
         toward = torch.where((lost > 0) == (tensor > 0), bits + 1, bits - 1)
-        odd = torch.where((lost != 0) & (bits % 2 == 0), toward, bits)
+        inexact = (lost != 0) & lost.isfinite()
+        odd = torch.where(inexact & (bits % 2 == 0), toward, bits)
         return odd.view(torch.float32).to(dtype)
 
     def matmul(self, x: Tensor, weight: Tensor) -> Tensor:
