@@ -9,7 +9,7 @@ from oracle.spec import BlockFormat
 from refmoe.case import Case, format_of, model_of
 from refmoe.fitting import fitted, takes_format
 from refmoe.parse import parse
-from refmoe.profiles import PROFILES, words
+from refmoe.profiles import PROFILES, concerns, words
 from refmoe.protocol import OPS
 from refmoe.regimes import regime
 
@@ -92,12 +92,18 @@ def cells(
             for profile in PROFILES
             if rules and words(profile, op)
             for subject in subjects
+            if not OPS[op].layered or concerns(profile, op, subject)
         ]
     return found + structured
 
 
 def cases(cell: Cell, count: int, seed: int = 0) -> Iterator[Case]:
-    """The first `count` cases of a cell, each with a seed of its own."""
+    """The first `count` cases of a cell, each with a seed of its own.
+
+    A run of one case of each leaves the profiles out.
+    """
+    if cell.profile and count == 1:
+        return
     for number in range(count):
         if cell.profile:
             yield _structured(cell, number, seed + number)

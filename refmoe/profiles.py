@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from refmoe.case import model_of
+
 #: Case fields for each op by the name of a profile, the most telling first.
 PROFILES: dict[str, dict[str, tuple[str, ...]]] = {
     # E > 256 or no power of two, k > 8, k = E, tiles of E = 128 and k = 8; 64 and 128
@@ -86,6 +88,13 @@ PROFILES: dict[str, dict[str, tuple[str, ...]]] = {
         "moe": ("T=9 E=6 k=2 constants=own", "T=9 E=6 k=2 activation.limit=1"),
     },
 }  # fmt: skip
+
+
+def concerns(profile: str, op: str, model: str) -> bool:
+    """Whether the model has what the profile varies: limits are for those with one."""
+    if profile != "constants" or op == "grouped_gemm":
+        return True
+    return model_of(model).activation.limit is not None
 
 
 def words(profile: str, op: str) -> tuple[str, ...]:

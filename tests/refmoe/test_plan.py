@@ -57,9 +57,10 @@ def test_plan_covers_sizes_and_loads_that_break_tiles() -> None:
 
 
 def test_plan_cells_tell_models_and_formats_apart() -> None:
-    grid = cells(list(OPS), ("a", "b"), ("mxfp4",), ("randn", "exact"))
+    models = ("mixtral-8x7b", "gpt-oss-120b")
+    grid = cells(list(OPS), models, ("mxfp4",), ("randn", "exact"))
     subjects = {op: {cell.subject for cell in grid if cell.op == op} for op in OPS}
-    assert subjects["moe"] == {"a", "b"}
+    assert subjects["moe"] == set(models)
     assert subjects["quantize"] == {"mxfp4"}
     assert subjects["permute"] == {"-"}
     assert len(grid) == len(set(grid))
@@ -80,6 +81,18 @@ def test_plan_profiles_can_be_built_for_every_family(profile: str) -> None:
             assert parse(str(case)) == case
             assert elements(case) < 1 << 20
             build(case)
+
+
+def test_plan_of_one_case_each_is_of_ordinary_structure() -> None:
+    grid = cells(("route",), ("mixtral-8x7b",), (), ("randn",))
+    assert [len(list(cases(cell, 1))) for cell in grid if cell.profile] == [0] * 3
+
+
+def test_plan_varies_limits_of_models_that_have_one() -> None:
+    """Catches a kernel that is blamed for a constant its model has not."""
+    grid = cells(("moe",), ("mixtral-8x7b", "gpt-oss-120b"), (), ("randn",))
+    varied = {cell.subject for cell in grid if cell.profile == "constants"}
+    assert varied == {"gpt-oss-120b"}
 
 
 def test_plan_profiles_hold_what_kernels_branch_on() -> None:

@@ -44,7 +44,7 @@ def test_rounding_is_confined_to_quantising_unless_asked_for():
             ("quantize", "moe"), ("gpt-oss-120b",), ("mxfp4",), ("rounding",),
             confined=confined,
         )  # fmt: skip
-        return [cell.op for cell in grid]
+        return [cell.op for cell in grid if not cell.profile]
 
     assert drawn(True) == ["quantize"]
     assert drawn(False) == ["quantize", "moe"]

@@ -108,7 +108,7 @@ def rows_of_closed_gates_are_zero(
     return hidden.masked_fill(closed.all(-1, keepdim=True), 0.0)
 
 
-@mistake("activation", reference="aiter#5271", shows="a limit of 0")
+@mistake("activation", reference="aiter#5271", models=_CLAMPED, shows="a limit of 0")
 def limit_of_zero_clamps(
     stage: Stage, gate_up: Tensor, params: Any, kind: Activation, owner: Any
 ) -> Tensor:
