@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from oracle.numerics import PRESETS, Numerics
+from oracle.numerics import Numerics
 from oracle.trace import Tap, Trace
-from refmoe.compare import NAMES, compare, compare_bytes, outside, selection
+from refmoe.compare import compare, compare_bytes, outside, selection
 from refmoe.problem import Problem
 from refmoe.protocol import OPS
-from refmoe.vacuity import known, suspicious, vacuous
+from refmoe.vacuity import sharpest, weighed
 from refmoe.verdict import Kind, Outcome, Verdict
 
 #: Selections of one token that are tried before it counts as undecided.
@@ -46,12 +46,6 @@ class Call:
     def trace(self, **arguments: object) -> Trace:
         """The oracle's taps in the call's arithmetic."""
         return self.oracle(self.problem, **arguments)
-
-    def sharpest(self, **arguments: object) -> Trace:
-        """The oracle's taps in float64, with the same choices."""
-        own = self.numerics
-        numerics = PRESETS["reference"].but(output=own.output, ties=own.ties)
-        return self.under(numerics).trace(**arguments)
 
 
 def judged(call: Call, trace: Trace, given: Given) -> tuple[Verdict, ...]:
@@ -89,28 +83,12 @@ def _weighed(
     got: torch.Tensor,
     arguments: Mapping[str, object],
 ) -> Verdict:
-    """The verdict, but of a pass in a bound that admits zeros.
+    """The verdict, but of a pass in a bound that admits zeros."""
 
-    It decides nothing in a known arithmetic, and is VACUOUS where functions that are
-    worse than any known one are declared.
-    """
-    if verdict.kind not in (Kind.WITHIN, Kind.AMBIGUOUS, Kind.SUSPECT):
-        return verdict
-    if not tap.value.is_floating_point():
-        return verdict
-    dtype = NAMES[got.dtype]
-    if not suspicious(tap, dtype, call.numerics):
-        return verdict
-    sharp = call.sharpest(**arguments)[verdict.tap]
-    share = vacuous(tap, sharp, dtype, call.numerics)
-    if share <= 0.5:
-        return verdict
-    percent = f"{100 * share:.3g} %"
-    detail = f"the declared arithmetic admits zeros in {percent} of {verdict.tap}"
-    usual = known(call.numerics) == call.numerics
-    return replace(
-        verdict, kind=Kind.UNDECIDED if usual else Kind.VACUOUS, detail=detail
-    )
+    def sharp() -> Tap:
+        return call.under(sharpest(call.numerics)).trace(**arguments)[verdict.tap]
+
+    return weighed(verdict, tap, got, call.numerics, sharp)
 
 
 def _quantized(got: Given, trace: Trace) -> tuple[Verdict, ...]:

@@ -12,6 +12,7 @@ from oracle.trace import TAPS, Tap, Trace
 from refmoe.compare import NAMES, compare, compare_bytes, selection
 from refmoe.problem import Problem
 from refmoe.regimes.regime import TORCH
+from refmoe.vacuity import sharpest, weighed
 from refmoe.verdict import Kind, Verdict
 
 #: Taps with one row per (token, choice), in the port's own order of rows.
@@ -90,7 +91,14 @@ class Stages:
             self.verdicts.append(selection(name, tap, got))
             self._go_on({"ids": got.long()})
         else:
-            self.verdicts.append(compare(name, tap, got, numerics))
+            verdict = compare(name, tap, got, numerics)
+            sharp = self.problem.but(numerics=sharpest(numerics))
+            self.verdicts.append(
+                weighed(
+                    verdict, tap, got, numerics,
+                    lambda: self.oracle(sharp, given=self.given, upto=name)[name],
+                )
+            )  # fmt: skip
             point = _READ.get(name)
             if point is not None and _is_read(got, getattr(numerics, point)):
                 self._go_on({name: _as_read(got, getattr(numerics, point))})

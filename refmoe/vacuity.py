@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 
 from oracle import bounds
 from oracle.numerics import PRESETS, Elementary, Numerics
 from oracle.trace import Tap
+from refmoe.compare import NAMES
+from refmoe.verdict import Kind, Verdict
 
 _FUNCTIONS = ("exp", "sigmoid", "tanh", "erf", "log", "sqrt", "divide")
 
@@ -60,3 +65,35 @@ def known(numerics: Numerics) -> Numerics:
             **held, type=declared.type, landmarks=declared.landmarks
         )
     return numerics.but(**changed)
+
+
+def sharpest(numerics: Numerics) -> Numerics:
+    """Float64 throughout, with the same choices and output."""
+    return PRESETS["reference"].but(output=numerics.output, ties=numerics.ties)
+
+
+def weighed(
+    verdict: Verdict,
+    tap: Tap,
+    got: torch.Tensor,
+    numerics: Numerics,
+    sharp: Callable[[], Tap],
+) -> Verdict:
+    """The verdict of `got`, but of a pass in a bound that admits zeros.
+
+    It decides nothing in a known arithmetic, and is VACUOUS where functions that are
+    worse than any known one are declared. `sharp` is the tap in float64.
+    """
+    passed = verdict.kind in (Kind.WITHIN, Kind.AMBIGUOUS, Kind.SUSPECT)
+    if not passed or not tap.value.is_floating_point():
+        return verdict
+    dtype = NAMES[got.dtype]
+    if not suspicious(tap, dtype, numerics):
+        return verdict
+    share = vacuous(tap, sharp(), dtype, numerics)
+    if share <= 0.5:
+        return verdict
+    percent = f"{100 * share:.3g} %"
+    detail = f"the declared arithmetic admits zeros in {percent} of {verdict.tap}"
+    kind = Kind.UNDECIDED if known(numerics) == numerics else Kind.VACUOUS
+    return replace(verdict, kind=kind, detail=detail)

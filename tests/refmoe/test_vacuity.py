@@ -80,6 +80,19 @@ def test_judge_right_result_under_a_boundless_declaration_is_vacuous() -> None:
     assert "admits zeros" in verdict.detail
 
 
+def test_judge_stage_in_a_boundless_declaration_is_no_stand_in() -> None:
+    """Whoever shows a stage that anything passes for hides behind it no better."""
+    problem = build(parse(CASE)).but(numerics=ANYTHING)
+    hidden = torch.zeros_like(trace(problem)["intermediate"].value)
+    given = {"intermediate": hidden}
+    out = trace(problem, given=given)["out"].value.bfloat16()
+    outcome = Outcome("ran", {"out": out}, {"intermediate": hidden.bfloat16()})
+    found = judge(problem, outcome)
+    assert found.verdict.kind is Kind.WRONG
+    assert found.first is not None
+    assert found.first.tap == "intermediate"
+
+
 def test_judge_known_unit_that_cannot_tell_zero_is_undecided() -> None:
     """Cancelling sums on 14 bits: no case of them is a green pass or a finding."""
     line = "grouped_gemm model=deepseek-v4-flash T=17 H=96 I=160 E=19 k=6"
