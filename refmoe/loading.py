@@ -18,7 +18,7 @@ from refmoe.protocol import FUNCTIONS, OPS, Op, suggestion
 from refmoe.supports import Supports, supports_of
 
 #: Keywords that every op may have.
-_KEYWORDS = ("out", "taps", "tactic")
+_KEYWORDS = ("out", "workspace", "taps", "tactic")
 _FUNCTIONS = ("declares", "prepare", "workspace", "tactics")
 _FLAGS = ("stable", "deterministic", "graph_safe", "batch_invariant")
 
