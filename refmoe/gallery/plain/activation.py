@@ -20,6 +20,11 @@ def activate(
     if not kind.gated:
         return curve(gate_up, kind.kind, 1.0)
     gate, up = gate_up.chunk(2, -1)
+    # A wider constant would widen what it meets.
+    alpha, beta = (
+        constant.to(gate.dtype) if isinstance(constant, torch.Tensor) else constant
+        for constant in (alpha, beta)
+    )
     if kind.kind == "softcap":
         gate = torch.tanh(gate / kind.gate_cap) * kind.gate_cap * gate.sigmoid()
         return gate * (torch.tanh(up / kind.up_cap) * kind.up_cap)
