@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
-from oracle.spec import BlockFormat
-from refmoe.case import Case, format_of
+from refmoe.case import Case
+from refmoe.fitting import fitted
 from refmoe.laws import Law
 from refmoe.plan import Cell, cases, plain
 from refmoe.port import Port
@@ -68,32 +67,12 @@ def heard(
 
 
 def _of_law(law: Law, op: str, subject: str, turn: int, number: int, seed: int) -> Case:
-    """The case of a cell with the sizes of a law, raised to whole blocks."""
+    """The case of a cell with the sizes of a law."""
     regime = _REGIMES[turn % len(_REGIMES)]
     tokens, hidden, wide = law.sizes[number % len(law.sizes)]
     case = list(cases(Cell(op, subject, regime), 2, seed))[1]
-    rows, step = 1, 1
-    if case.format is not None:
-        form = format_of(case.format)
-        assert isinstance(form, BlockFormat)
-        rows, step = (size or 1 for size in form.block)
-    elif OPS[op].layered:
-        layer = case.layer
-        forms = (layer.weights, layer.activations, layer.requantize)
-        sizes = [s for f in forms if isinstance(f, BlockFormat) for s in f.block if s]
-        step = math.lcm(*sizes)
-    sizes_ = {"H": hidden, "I": wide}
-    return case.but(
-        T=-(-tokens // rows) * rows,
-        load="uniform",
-        seed=seed,
-        law=law.name,
-        **{
-            key: -(-size // step) * step
-            for key, size in sizes_.items()
-            if getattr(case, key) is not None
-        },
-    )
+    case = case.but(T=tokens, H=hidden, I=wide, load="uniform", seed=seed)
+    return fitted(case.but(law=law.name))
 
 
 def _objects(law: Law, case: Case, port: Port) -> bool:
