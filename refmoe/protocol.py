@@ -158,7 +158,11 @@ OPS: dict[str, Op] = {
             _fields(
                 "gate_up x[R, 2I]", "params", "layer", "expert index[R]", "format"
             ),
-            _fields("codes codes[R, I]", "scales scales[R, I / block]"),
+            _fields(
+                "codes codes[R, I]", "scales scales[R, I / block]",
+                "global_scale float[]",
+            ),
+            optional=1,
             sizes=("I", "E", "k"),
         ),
         Op(

@@ -326,8 +326,17 @@ def test_span_is_found_by_its_name_as_an_identifier() -> None:
         parse("activate+quantise T=1 I=64 E=2 k=1")
 
 
-def test_span_takes_a_calibrated_global_scale() -> None:
+def test_span_takes_a_calibrated_global_scale_and_may_hand_it_back() -> None:
     problem = build(parse(f"{SPAN} format=nvfp4"))
+    plain = Plain()
+
+    def blocks(gate_up: Any, params: Any, layer: Any, expert: Any, format: Any) -> Any:
+        hidden = plain.activate(gate_up, params, layer, expert)
+        return plain.quantize(hidden, format, params.intermediate_scale)
+
+    port = port_of({"activate_quantize": blocks, "device": "cpu"})
+    record = Verifier().check(port, problem.case)
+    assert record.kind in (Kind.BIT_EQUAL, Kind.WITHIN), record.judgement
     assert problem.params.intermediate_scale is not None
     assert build(parse(f"{SPAN} format=mxfp4")).params.intermediate_scale is None
 
