@@ -75,15 +75,16 @@ def test_gallery_nan_written_into_a_buffer_is_no_poison() -> None:
 
 
 def test_gallery_exact_regime_is_bit_equal_for_every_order_of_sums() -> None:
-    """Catches an exact regime that an honest order or unit could fail."""
+    """Catches operands meant to be exact that an honest order or unit could fail."""
     orders = [entry for entry in HONEST.values() if entry.at == "matmul"]
     narrow = ("split_k_in_bf16", "hopper_fp8")
     for entry in orders:
         if entry.name in narrow:
             continue
         port, verifier = port_of(entry.port(), entry.name), Verifier()
-        for case in cases(Cell("grouped_gemm", "gpt-oss-120b", "exact"), 2):
-            assert verifier.check(port, case).kind is Kind.BIT_EQUAL, case
+        for regime in ("exact", "cancelling"):
+            for case in cases(Cell("grouped_gemm", "gpt-oss-120b", regime), 2):
+                assert verifier.check(port, case).kind is Kind.BIT_EQUAL, case
 
 
 @pytest.mark.long
