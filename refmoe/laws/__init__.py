@@ -2,6 +2,8 @@
 
 A new law is entered here, and names the entry of the gallery that it alone catches.
 `launched` runs a law where the port is; `recorded` and `judge_law` judge it anywhere.
+Results that agree to the bit ask nothing of the oracle, and of those that do not it
+bounds a few rows: laws go where tracing a whole call would take too long.
 """
 
 from __future__ import annotations

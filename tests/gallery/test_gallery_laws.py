@@ -14,12 +14,15 @@ from torch.utils._pytree import tree_map
 from refmoe import runner
 from refmoe.gallery import entries
 from refmoe.gallery.entry import Entry
+from refmoe.gallery.plain import Plain
 from refmoe.laws import LAWS, Law, judge_law, launched, parts, state
 from refmoe.loading import port_of
 from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, cells
 from refmoe.problem import build
+from refmoe.protocol import OPS
 from refmoe.schedule import heard
 from refmoe.verdict import Kind
+from refmoe.verify import Verifier
 
 ENTRIES = {**entries("mistake"), **entries("cheat")}
 HONEST = entries("honest")
@@ -145,6 +148,16 @@ def test_gallery_honest_port_keeps_some_laws(
 def test_gallery_honest_port_keeps_all_laws(name: str) -> None:
     for law in HEARD:
         keeps(HONEST[name], law, 2 * len(DEFAULT_MODELS), DEFAULT_MODELS)
+
+
+def test_gallery_plain_port_keeps_laws_of_every_op() -> None:
+    port, verifier = port_of(Plain(), "plain"), Verifier()
+    grid = cells(tuple(OPS), DEFAULT_MODELS, DEFAULT_FORMATS, ("exact",))
+    cases = list(heard([port], grid, tuple(LAWS.values())))
+    assert {cell.op for _, cell, _ in cases} == set(port.ops)
+    for _, cell, case in cases:
+        record = verifier.check(port, case, cell)
+        assert record.kind in FINE[:3], record.judgement.verdict
 
 
 def keeps(entry: Entry, law: Law, count: int, models: tuple[str, ...]) -> None:
