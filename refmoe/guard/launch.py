@@ -153,17 +153,18 @@ class Launch:
             if got == want[: stop - start]:
                 continue
             bad = [i for i, (a, b) in enumerate(zip(got, want, strict=False)) if a != b]
-            left, right = bad[0] + 1, stop - start - bad[-1]
-            after = number > 0 and (left <= right or number + 2 > len(self.places) * 2)
-            place = self.places[number // 2 - 1 if after else number // 2]
-            where = (
-                f"{left} bytes behind its end" if after
-                else f"{right} bytes before its start"
-            )  # fmt: skip
-            found.append(
-                f"the call wrote outside {place.name}: {len(bad)} bytes, the nearest "
-                f"{where}"
-            )
+            # Bytes count with the tensor that is nearer.
+            middle = (stop - start) // 2
+            if number == 0:
+                middle = 0
+            elif number + 2 == len(edges):
+                middle = stop - start
+            behind = [i + 1 for i in bad if i < middle]
+            before = [stop - start - i for i in reversed(bad) if i >= middle]
+            if behind:
+                found.append(_outside(self.places[number // 2 - 1], behind, "behind"))
+            if before:
+                found.append(_outside(self.places[number // 2], before, "before"))
         return found
 
     def unwritten(self, name: str, got: torch.Tensor) -> str | None:
@@ -198,6 +199,14 @@ class Guards:
         """
         launch.memory.fill_(0xFF)
         self.before = launch.memory if len(launch.memory) <= _KEPT else None
+
+
+def _outside(place: Place, distances: list[int], side: str) -> str:
+    edge = "behind its end" if side == "behind" else "before its start"
+    return (
+        f"the call wrote outside {place.name}: {len(distances)} bytes, the nearest "
+        f"{distances[0]} bytes {edge}"
+    )
 
 
 def _next(
