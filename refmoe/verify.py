@@ -84,11 +84,12 @@ class Verifier:
             numerics = PRESETS[case.numerics]
         problem = problem.but(numerics=numerics)
         if case.law is not None:
-            return self._hear(law_called(case.law), port, cell, problem, layer)
-        records = [
-            self._check(port, cell, problem, layer, tactic) for tactic in tactics
-        ]
-        record = max(records, key=lambda record: record.kind.severity)
+            record = self._hear(law_called(case.law), port, cell, problem, layer)
+        else:
+            records = [
+                self._check(port, cell, problem, layer, tactic) for tactic in tactics
+            ]
+            record = max(records, key=lambda record: record.kind.severity)
         if record.kind.failed:
             self.runner.distrust(port)
         return record
