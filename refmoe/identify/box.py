@@ -28,6 +28,9 @@ _NEUTRAL: tuple[tuple[str, Any], ...] = (
     ("routing.groups", 1), ("routing.top_groups", 1), ("routing.zero_experts", 0),
 )  # fmt: skip
 
+#: Layers that fail for one and the same reason, after which no other is tried.
+_EQUAL_REASONS = 6
+
 Run = Callable[[Port, Problem], Outcome]
 
 
@@ -78,13 +81,18 @@ class Box:
         """
         if (key,) not in self._cases:
             reason = "the port declares that it supports no layer that was tried"
+            equal = 0
             for candidate in candidates:
+                if equal == _EQUAL_REASONS:
+                    self._cases[key,] = reason
+                    break
                 if self.supports(candidate):
                     try:
                         trial(candidate)
                         self._cases[key,] = candidate
                         break
                     except Silent as silent:
+                        equal = equal + 1 if str(silent) == reason else 1
                         reason = str(silent)
             else:
                 self._cases[key,] = reason
