@@ -10,10 +10,11 @@ from importlib import import_module
 from typing import Any
 
 _PORT = (
-    "activate", "alignment", "batch_invariant", "combine", "declares", "dequantize",
-    "deterministic", "device", "experts", "grouped_gemm", "grouped_quantize", "moe",
-    "name", "numerics", "omni_experts", "omni_route", "omni_route_backward", "permute",
-    "prepare", "quantize", "route", "stable", "supports", "tactics",
+    "activate", "activate_quantize", "alignment", "batch_invariant", "combine",
+    "declares", "dequantize", "deterministic", "device", "experts", "grouped_gemm",
+    "grouped_quantize", "moe", "name", "numerics", "omni_experts", "omni_route",
+    "omni_route_backward", "permute", "prepare", "quantize", "route", "stable",
+    "supports", "tactics",
 )  # fmt: skip
 
 

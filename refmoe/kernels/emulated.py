@@ -16,7 +16,8 @@ from refmoe.kernels.emulator import emulated
 from refmoe.protocol import OPS
 
 name, device = "refmoe.kernels.emulated", "cpu"
-_OWN = (*OPS, "prepare", "name", "device", "tactics")
+_RUN = {op.replace("+", "_") for op in (*OPS, "prepare")}
+_OWN = (*_RUN, "name", "device", "tactics")
 _ATTRIBUTES = {key for key in port.__all__ if key not in _OWN}
 
 
@@ -35,7 +36,7 @@ def tactics(case: Any) -> tuple[str, ...]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in (*OPS, "prepare") and name in port.__all__:
+    if name in _RUN and name in port.__all__:
         return _through_emulator(getattr(port, name))
     if name in _ATTRIBUTES:
         return getattr(port, name)

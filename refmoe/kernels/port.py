@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from oracle.blocks import preset
 from oracle.numerics import Numerics
+from oracle.params import Params
 from oracle.spec import BlockFormat, Layer
+from refmoe.kernels.launch import aligned
+from refmoe.kernels.launchers import activate as activation
 from refmoe.kernels.launchers.activate import activate
 from refmoe.kernels.launchers.backends import grouped_gemm, names
 from refmoe.kernels.launchers.combine import combine
 from refmoe.kernels.launchers.dequantize import dequantize
-from refmoe.kernels.launchers.experts import experts
+from refmoe.kernels.launchers.experts import DTYPES, experts
 from refmoe.kernels.launchers.grouped import grouped_quantize
 from refmoe.kernels.launchers.moe import moe
 from refmoe.kernels.launchers.omni import (
@@ -25,10 +30,11 @@ from refmoe.kernels.launchers.quantize import quantize
 from refmoe.kernels.launchers.route import route
 
 __all__ = [
-    "activate", "alignment", "batch_invariant", "combine", "declares", "dequantize",
-    "deterministic", "device", "experts", "grouped_gemm", "grouped_quantize", "moe",
-    "name", "numerics", "omni_experts", "omni_route", "omni_route_backward", "permute",
-    "prepare", "quantize", "route", "stable", "supports", "tactics",
+    "activate", "activate_quantize", "alignment", "batch_invariant", "combine",
+    "declares", "dequantize", "deterministic", "device", "experts", "grouped_gemm",
+    "grouped_quantize", "moe", "name", "numerics", "omni_experts", "omni_route",
+    "omni_route_backward", "permute", "prepare", "quantize", "route", "stable",
+    "supports", "tactics",
 ]  # fmt: skip
 
 #: Ops that take a GEMM backend.
@@ -43,6 +49,23 @@ alignment = 1
 numerics = Numerics(combine_order="slot")
 
 
+def activate_quantize(
+    gate_up: torch.Tensor, params: Params, layer: Layer, expert: torch.Tensor,
+    format: BlockFormat,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Codes and scales of the intermediate: in one pass where a warp holds a block."""
+    width, dtype = gate_up.shape[1], DTYPES[layer.dtype]
+    width //= 2 if layer.activation.gated else 1
+    if activation.fuses(format, width) and aligned(16, gate_up):
+        made = activation.activate_quantize(
+            gate_up, params, layer, expert, format, dtype=dtype
+        )
+    else:
+        hidden = activate(gate_up, params, layer, expert, dtype=dtype)
+        made = quantize(hidden, format, global_scale=params.intermediate_scale)
+    return made.codes, made.scales
+
+
 def declares(layer: Layer) -> tuple[Layer, Numerics]:
     """The layer as it is; the intermediate has the layer's type."""
     return layer, numerics.but(intermediate=layer.dtype)
@@ -55,6 +78,8 @@ def tactics(case: Any) -> tuple[str, ...]:
 
 def supports(case: Any) -> bool | str:
     """Whether the kernels take a case: True, or why not."""
+    if case.memory not in ("contiguous", "offset"):
+        return "the kernels read contiguous tensors: pass x.contiguous()"
     if case.op not in ("permute", "dequantize") and case.layer.dtype == "fp64":
         return "the kernels compute in fp32: no float64"
     if case.op == "grouped_quantize":

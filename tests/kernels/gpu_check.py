@@ -20,9 +20,11 @@ import torch  # noqa: E402
 from on_gpu import (  # noqa: E402
     bounded,
     exact,
+    gemm_times,
     judged,
     launching,
     machine,
+    multiplied,
     quantised,
     times,
 )
@@ -44,6 +46,8 @@ CORRECT: dict[str, Section] = {
     "routing": bounded.routing,
     "product keys": exact.product_keys,
     "one-neuron experts": bounded.one_neuron,
+    "grouped GEMM": multiplied.multiplying,
+    "packed weights": multiplied.packing,
     "judge": judged.judging,
     "again, streams": launching.repeating,
 }
@@ -123,6 +127,7 @@ def _times(report: Report, place: Place) -> None:
         "routers": lambda: times.routers(place),
         "product keys": lambda: times.product_keys(place),
         "launches": lambda: times.launches(place),
+        "grouped GEMMs": lambda: gemm_times.grouped_gemms(place),
     }
 
     def measure(name: str) -> None:

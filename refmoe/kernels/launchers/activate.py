@@ -120,9 +120,7 @@ def activate_quantize(
     call = _Call.of(gate_up, layer.activation, params, expert, weights)
     rows, width = len(gate_up), call.width
     grid = Geometry.of("activate_quantize", torch.Size((rows, width)), format)
-    lanes = grid.block_columns // 8
-    fits = grid.block_columns % 8 == 0 and 1 <= lanes <= 32 and not lanes & (lanes - 1)
-    if format.block[0] != 1 or format.global_scale or not fits or width % (8 * lanes):
+    if not fuses(format, width):
         raise ValueError(
             f"activate_quantize: blocks of {format.name} are {format.block} over "
             f"{width} columns; take one row of 8 to 256 columns, a power of two that "
@@ -145,6 +143,15 @@ def activate_quantize(
         device=device,
     )  # fmt: skip
     return Blocks(codes, scales, format)
+
+
+def fuses(format: BlockFormat, width: int) -> bool:
+    """Whether blocks of `format` over `width` columns lie on lanes of one warp."""
+    columns = format.block[1] or width
+    lanes = columns // 8
+    whole = columns % 8 == 0 and 1 <= lanes <= 32 and not lanes & (lanes - 1)
+    one_row = format.block[0] == 1 and not format.global_scale
+    return one_row and whole and width % columns == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from oracle.spec import Activation, Layer, Routing
 from refmoe.kernels.launchers.activate import activate, activate_quantize
 from refmoe.kernels.launchers.combine import combine_rows
 from refmoe.kernels.launchers.dequantize import dequantize
+from refmoe.kernels.launchers.experts import experts
 from refmoe.kernels.launchers.grouped import grouped_quantize
 from refmoe.kernels.launchers.omni import (
     omni_experts,
@@ -58,6 +59,17 @@ def calls(place: Place, inputs: dict[str, torch.Tensor]) -> dict[str, Call]:
     def grouping() -> tuple[torch.Tensor, ...]:
         return parts(grouped_quantize(x, offsets, "mxfp8_e4m3", layout="128x4"))
 
+    def multiplying() -> tuple[torch.Tensor, ...]:
+        return (
+            experts(
+                x,
+                ids[:, :2].contiguous(),
+                inputs["weights"][:, :2].contiguous(),
+                Params(inputs["gate_up"], inputs["down"]),
+                Layer(512, 64, 128, 2, activation=Activation(limit=7.0)),
+            ),
+        )
+
     def back() -> tuple[torch.Tensor, ...]:
         return (dequantize(quantize(x, "mxfp4"), dtype=torch.bfloat16),)
 
@@ -82,6 +94,7 @@ def calls(place: Place, inputs: dict[str, torch.Tensor]) -> dict[str, Call]:
         "align": aligning,
         "gather, combine": joining,
         "route": routing,
+        "experts": multiplying,
         "activate": lambda: (activate(x, empty, swiglu, None),),
         "activate and quantise": fused,
         "omni route": lambda: omni_route(inputs["keys_x"], inputs["keys_y"], 16),
@@ -105,6 +118,8 @@ def some_inputs(place: Place, seed: int) -> dict[str, torch.Tensor]:
         "keys_x": place.randn(tokens, 64, seed=seed + 3),
         "keys_y": place.randn(tokens, 64, seed=seed + 4),
         "up": place.randn(128, 512, seed=seed + 5).div(64).to(bf16),
+        "gate_up": place.randn(128, 128, 512, seed=seed + 6).clamp(-2, 2).to(bf16),
+        "down": place.randn(128, 512, 64, seed=seed + 7).clamp(-2, 2).to(bf16),
     }
 
 
