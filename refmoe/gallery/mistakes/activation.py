@@ -112,9 +112,10 @@ def rows_of_closed_gates_are_zero(
 def limit_of_zero_clamps(
     stage: Stage, gate_up: Tensor, params: Any, kind: Activation, owner: Any
 ) -> Tensor:
-    """A limit of 0, which means none, clamps everything to 0."""
+    """A limit of 0, which means none, clamps gates from above and ups to 0."""
     if kind.limit == 0:
-        return torch.zeros_like(gate_up.chunk(2, -1)[0])
+        gate, up = gate_up.chunk(2, -1)
+        gate_up = torch.cat([gate.clamp(max=0.0), up * 0.0], -1)
     return stage(gate_up, params, kind, owner)
 
 
