@@ -17,8 +17,9 @@ def fitted(case: Case) -> Case:
 
     H, I, E and k that its op looks at are given, with or without a model. H and I
     become whole blocks, in every rank; E a multiple of the router's groups, a square
-    for product keys, and at least k; a shared expert is as wide as the experts, or as
-    many of them as the model's. Splits that the layer does not admit are left out.
+    for product keys, and at least k and one for each rank; a shared expert is as wide
+    as the experts, or as many of them as the model's. Splits that the layer does not
+    admit are left out.
     """
     if case.slots == "twice":
         case = case.but(k=max(case.k or 1, 2))
@@ -31,7 +32,7 @@ def fitted(case: Case) -> Case:
         case = case.but(shard=None)
     routing = layer.routing
     k = 2 if routing.method == "sparsemixer" else case.k or 1
-    experts = max(case.E or 1, k)
+    experts = max(case.E or 1, k, rank_of(case.local or "0/1")[1])
     if routing.groups > 1:
         per_group = -(-experts // routing.groups)
         per_group = max(per_group, -(-k // routing.top_groups), 2)
@@ -140,7 +141,7 @@ def _belongs_to_one_rank(layer: Layer) -> bool:
 
 def _experts(case: Case) -> int:
     """At least k experts; a square of them where product keys address them."""
-    experts = max(case.E or 1, case.k or 1)
+    experts = max(case.E or 1, case.k or 1, rank_of(case.local or "0/1")[1])
     if case.op.startswith("omni"):
         return (math.isqrt(experts - 1) + 1) ** 2
     return experts
