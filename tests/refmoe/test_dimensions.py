@@ -115,7 +115,7 @@ def test_dimension_without_meaning_is_refused(line: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORY)
-@pytest.mark.parametrize("op", OPS.keys() & SMALL.keys())
+@pytest.mark.parametrize("op", sorted(OPS.keys() & SMALL.keys()))
 def test_memory_keeps_values_and_survives_the_copy(op: str, memory: str) -> None:
     plain = build(parse(SMALL[op]))
     moved = build(parse(f"{SMALL[op]} memory={memory}"))
