@@ -60,10 +60,11 @@ def test_port_says_what_it_does_not_support(line: str, reason: str) -> None:
 def test_port_is_right_on_every_op(op: str, host_compiler: str) -> None:
     verifier, emulated = Verifier(), load("refmoe.kernels.emulated")
     models, formats = ("gpt-oss-120b", "deepseek-v3"), ("mxfp8_e4m3", "nvfp4")
-    # Each case of an op that multiplies runs with every tactic.
-    count = 1 if op in port.MULTIPLYING else 3
-    for cell in cells([op], models, formats, ("randn", "exact")):
-        for case in cases(cell, count):
+    found = cells([op], models, formats, ("randn", "exact"))
+    # Each case of an op that multiplies runs with every tactic: not all profiles.
+    found = found[:6] if op in port.MULTIPLYING else found
+    for cell in found:
+        for case in cases(cell, 2 if op in port.MULTIPLYING else 3):
             case = case.but(memory="contiguous")
             kind = verifier.check(emulated, case, cell).kind
             assert kind in (Kind.BIT_EQUAL, Kind.WITHIN, Kind.AMBIGUOUS), str(case)
