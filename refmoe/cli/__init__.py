@@ -7,7 +7,8 @@ def main() -> None:
     """Run the command line; typer and rich are imported here, not with the package."""
     from refmoe.cli.app import app
     from refmoe.cli.files import writing
+    from refmoe.cli.fuzz import campaigning
 
-    for command in writing:
+    for command in (*writing, *campaigning):
         app.command()(command)
     app(prog_name="refmoe")

@@ -1,0 +1,95 @@
+"""A run of a campaign: its processes, watched until they are done or told to stop."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+
+from refmoe.campaign.plan import claim
+from refmoe.campaign.state import Tail, path_of
+from refmoe.campaign.stream import Job, work
+from refmoe.campaign.totals import Totals
+
+#: Seconds between two looks at the streams.
+_PAUSE = 0.25
+Watch = Callable[[Totals], None]
+
+
+def totals(folder: Path) -> Totals:
+    """What all streams in a state folder have done."""
+    found = Totals()
+    for path in sorted(folder.glob("stream-*.jsonl")):
+        found.add(int(path.stem.partition("-")[2]), Tail(path).new())
+    return found
+
+
+def campaign(job: Job, watch: Watch = lambda totals: None) -> tuple[Totals, list[str]]:
+    """Run or resume the shard that `job` plans; returns its totals and what went wrong.
+
+    Ctrl-C and SIGTERM stop it after the present cases. Raises ValueError if the state
+    folder belongs to another campaign.
+    """
+    claim(job.folder, job.plan)
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    processes = {
+        number: context.Process(
+            target=work,
+            args=(replace(job, stream=number), stop.is_set, os.getpid()),
+            name=f"stream {number}",
+        )
+        for number in job.plan.streams
+    }
+    with _interrupted(stop.set):
+        for process in processes.values():
+            process.start()
+        found = _watched(job.folder, processes, watch)
+    ended = [
+        f"{process.name} ended with status {process.exitcode}; what it had checked is "
+        "kept"
+        for process in processes.values()
+        if process.exitcode
+    ]
+    return found, ended
+
+
+def _watched(folder: Path, processes: dict[int, SpawnProcess], watch: Watch) -> Totals:
+    """Follow the streams until every process has ended."""
+    found = Totals()
+    tails = {number: Tail(path_of(folder, number)) for number in processes}
+    alive = True
+    while alive:
+        alive = any(process.is_alive() for process in processes.values())
+        for number, tail in tails.items():
+            found.add(number, tail.new())
+        watch(found)
+        if alive:
+            time.sleep(_PAUSE)
+    for process in processes.values():
+        process.join()
+    return found
+
+
+@contextmanager
+def _interrupted(stop: Callable[[], None]) -> Iterator[None]:
+    """Signals that ask for the end call `stop`; a second one ends it at once."""
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        stop()
+        signal.signal(number, old[number])
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    old = {number: signal.signal(number, asked) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
