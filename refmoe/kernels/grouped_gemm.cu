@@ -6,7 +6,7 @@
 // Grid: (rows, ceil(width / 128)), block 128.
 // Rounding: products and sums fp64, each dot product to fp32, then grouped.cuh: bias, activation.
 template <Curve C>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 1)
 gemm_naive(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
            const __grid_constant__ Job job, const __grid_constant__ Parameters parameters,
            void* out) {

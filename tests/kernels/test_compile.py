@@ -21,12 +21,11 @@ def test_compile_every_instance(target: str, file: str) -> None:
     _, image = cache.fetch(file, expressions, target)
     assert image.warnings == ()
     assert set(image.usage) == set(expressions)
-    # The long way of a division is a call: registers may wait on the stack.
-    allowed = {"kDivided": 8, "gemm_naive<kSwiglu>": 16}
+    # The long way of a division is a call: a register may wait on the stack.
     spilled = {
         name: usage
         for name, usage in image.usage.items()
-        if usage.spill_stores > sum(b for key, b in allowed.items() if key in name)
+        if usage.spill_stores > (8 if "kDivided" in name else 0)
     }
     assert spilled == {}
 
