@@ -28,7 +28,8 @@ def divided(
 
     Raises ValueError for a text that names no architecture.
     """
-    runs, never = [], []
+    runs: list[str] = []
+    never: list[str] = []
     for arch in archs:
         found = re.fullmatch(r"sm_(\d{2,3})([af]?)", arch)
         if found is None:

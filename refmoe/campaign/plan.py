@@ -78,8 +78,11 @@ def read(folder: Path) -> Plan:
     """The plan that a state folder belongs to; raises ValueError if it is none."""
     path = folder / _FILE
     try:
-        found = json.loads(path.read_text())
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+        found: dict[str, Any] = json.loads(path.read_text())
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in found.items()
+        }
         return Plan(**fields)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} is no state of a campaign: {error}") from None

@@ -84,7 +84,7 @@ def _interrupted(stop: Callable[[], None]) -> Iterator[None]:
 
     def asked(number: int, frame: FrameType | None) -> None:
         stop()
-        signal.signal(number, old[number])
+        signal.signal(number, old[signal.Signals(number)])
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     old = {number: signal.signal(number, asked) for number in numbers}

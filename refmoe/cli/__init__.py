@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 def main() -> None:
     """Run the command line; typer and rich are imported here, not with the package."""
@@ -9,6 +11,7 @@ def main() -> None:
     from refmoe.cli.files import writing
     from refmoe.cli.fuzz import campaigning
 
-    for command in (*writing, *campaigning):
+    commands: tuple[Callable[..., None], ...] = (*writing, *campaigning)
+    for command in commands:
         app.command()(command)
     app(prog_name="refmoe")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -219,4 +219,4 @@ def _progress(
         yield watch
 
 
-campaigning: Sequence[Callable[..., None]] = (fuzz, fuzz_merge)
+campaigning = (fuzz, fuzz_merge)

@@ -134,9 +134,7 @@ def test_ledger_statuses_of_the_author(tmp_path: Path) -> None:
     ledger.write(path, ledger.updated([], counted(5), "one"))
     new = path.read_text()
     link = 'reference = "https://example.org/7"'
-    path.write_text(
-        new.replace('"new"', '"known"').replace('reference = ""', link)
-    )
+    path.write_text(new.replace('"new"', '"known"').replace('reference = ""', link))
     (known,) = ledger.updated(ledger.read(path), counted(6), "two")
     assert (known.status, known.fails) == ("known", False)
     path.write_text(new.replace('"new"', '"fixed"'))
