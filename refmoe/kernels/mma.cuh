@@ -2,7 +2,7 @@
 #pragma once
 #include "formats.cuh"
 
-// What a matrix instruction multiplies: 16 values of a 16-bit float, or 32 bytes, at a time.
+// What a matrix instruction multiplies: 16 values of a 16-bit float, or 32 int8, at a time.
 template <class T> struct Unit;
 template <> struct Unit<bf16> {
   using Sum = float;
@@ -11,10 +11,6 @@ template <> struct Unit<bf16> {
 template <> struct Unit<fp16> : Unit<bf16> {};
 template <> struct Unit<element::int8> {
   using Sum = i32;
-  static constexpr int kDepth = 32;
-};
-template <> struct Unit<element::e4m3> {
-  using Sum = float;
   static constexpr int kDepth = 32;
 };
 
@@ -40,7 +36,7 @@ template <int N> __device__ __forceinline__ void wait_for_copies() { simt::wait_
 
 #else
 
-#define MULTIPLY_ACCUMULATE(type, shape, constraint)                                          \
+#define MULTIPLY_ACCUMULATE(shape, constraint)                                                \
   asm volatile("mma.sync.aligned." shape " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "    \
                "{%0, %1, %2, %3};"                                                            \
                : "+" constraint(c[0]), "+" constraint(c[1]), "+" constraint(c[2]),            \
@@ -54,26 +50,18 @@ __device__ __forceinline__ void multiply_accumulate(typename Unit<T>::Sum (&c)[4
 template <>
 __device__ __forceinline__ void multiply_accumulate<bf16>(float (&c)[4], const u32 (&a)[4],
                                                           const u32 (&b)[2]) {
-  MULTIPLY_ACCUMULATE(float, "m16n8k16.row.col.f32.bf16.bf16.f32", "f");
+  MULTIPLY_ACCUMULATE("m16n8k16.row.col.f32.bf16.bf16.f32", "f");
 }
 template <>
 __device__ __forceinline__ void multiply_accumulate<fp16>(float (&c)[4], const u32 (&a)[4],
                                                           const u32 (&b)[2]) {
-  MULTIPLY_ACCUMULATE(float, "m16n8k16.row.col.f32.f16.f16.f32", "f");
+  MULTIPLY_ACCUMULATE("m16n8k16.row.col.f32.f16.f16.f32", "f");
 }
 template <>
 __device__ __forceinline__ void multiply_accumulate<element::int8>(i32 (&c)[4], const u32 (&a)[4],
                                                                    const u32 (&b)[2]) {
-  MULTIPLY_ACCUMULATE(i32, "m16n8k32.row.col.s32.s8.s8.s32", "r");
+  MULTIPLY_ACCUMULATE("m16n8k32.row.col.s32.s8.s8.s32", "r");
 }
-#if __CUDA_ARCH__ >= 890
-template <>
-__device__ __forceinline__ void multiply_accumulate<element::e4m3>(float (&c)[4],
-                                                                   const u32 (&a)[4],
-                                                                   const u32 (&b)[2]) {
-  MULTIPLY_ACCUMULATE(float, "m16n8k32.row.col.f32.e4m3.e4m3.f32", "f");
-}
-#endif
 #undef MULTIPLY_ACCUMULATE
 
 // 16 bytes to shared memory, the first `valid` of them from `from`, the rest zeros.
