@@ -43,13 +43,14 @@ def traced(
     *,
     rows: torch.Tensor | None = None,
     given: Mapping[str, torch.Tensor] | None = None,
+    upto: str | None = None,
 ) -> Trace:
     """The taps of `problem`, already changed, with the hypothesis' alterations.
 
     `declared` is the problem before the change; the rest is as in `reference.trace`.
     """
     if not hypothesis.alter:
-        return reference.trace(problem, rows=rows, given=given)
+        return reference.trace(problem, rows=rows, given=given, upto=upto)
     inputs, op, taken = problem.inputs, problem.case.op, dict(given or {})
     if op not in ("moe", "experts"):
         trace = reference.trace(problem, rows=rows, given=given)

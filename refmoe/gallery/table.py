@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -101,16 +102,12 @@ def _rejecting(problem: Problem, outcome: Outcome) -> set[str]:
     }
 
 
-def _oracle(
-    problem: Problem,
-    *,
-    rows: torch.Tensor | None = None,
-    ids: torch.Tensor | None = None,
-) -> Trace:
-    """The oracle's trace; that of all rows is kept."""
-    if rows is None and ids is None:
+def _oracle(problem: Problem, **arguments: Any) -> Trace:
+    """The oracle's trace; that of all rows from the beginning is kept."""
+    part = {name: value for name, value in arguments.items() if value is not None}
+    if not part.pop("given", None) and not part:
         return _trace(problem.case, problem.layer, problem.numerics)
-    return reference.trace(problem, rows=rows, ids=ids)
+    return reference.trace(problem, **arguments)
 
 
 @lru_cache(maxsize=256)

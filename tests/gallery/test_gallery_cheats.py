@@ -78,4 +78,7 @@ def test_gallery_empty_out_buffer_is_no_crash() -> None:
     """Catches a guard that fails on a batch without tokens."""
     port = port_of(entries("mistake")["last_row_unwritten"].port())
     records = verify([port], cells(("moe",), MODELS[:1], (), ("randn",)), 5)
-    assert [record.kind.failed for record in records] == [True] * 4 + [False]
+    ran = [record for record in records if record.kind.executed]
+    empty = [" T=0 " in record.case for record in ran]
+    assert any(empty)
+    assert [record.kind.failed for record in ran] == [not none for none in empty]
