@@ -77,6 +77,15 @@ def _stepped(step: int) -> Callable[[torch.Tensor, BlockFormat], Blocks | None]:
     return found
 
 
+def _least_normal(x: torch.Tensor, form: BlockFormat) -> Blocks | None:
+    """Codes as if the least scale were 2^-126: what a flushed 2^-127 is raised to."""
+    own = quantize(x, form)
+    if form.scale != "e8m0":
+        return None
+    raised = replace(own, scales=own.scales.clamp(min=1))
+    return replace(own, codes=_with_scales(x, raised).codes)
+
+
 def _half_block(x: torch.Tensor, form: BlockFormat) -> torch.Tensor:
     width = form.block[1] or x.shape[-1]
     lane = torch.arange(x.shape[-1]) % width
@@ -170,6 +179,11 @@ HYPOTHESES = (
     ),
     _recoded("scale_step_high", "scales are a step too large", _stepped(1)),
     _recoded("scale_step_low", "scales are a step too small", _stepped(-1)),
+    _recoded(
+        "byte_0_divides_as_1",
+        "under the scale byte 0 values are divided by 2^-126, not 2^-127",
+        _least_normal,
+    ),
     _recoded(
         "scale_of_the_quotient",
         "the scale is the power of two of amax over the largest code",
