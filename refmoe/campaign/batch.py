@@ -69,7 +69,7 @@ class Batch:
         )
         archs = hypothesis.strategies.sampled_from(self.plan.archs or (None,))
 
-        @hypothesis.seed(seed)
+        # A seed takes the database away; settings that come later give it back.
         @hypothesis.settings(
             max_examples=CASES,
             deadline=None,
@@ -80,6 +80,7 @@ class Batch:
             # A kernel may be slow to check; that cases are hard to draw is our mistake.
             suppress_health_check=[HealthCheck.too_slow],
         )
+        @hypothesis.seed(seed)
         @hypothesis.given(strategy, archs)
         def search(case: Case, arch: str | None) -> None:
             self._one(case.but(arch=arch))

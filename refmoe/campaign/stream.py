@@ -24,7 +24,7 @@ from refmoe.campaign.state import (
     Stream,
     path_of,
 )  # fmt: skip
-from refmoe.case import Case
+from refmoe.case import Case, model_names
 from refmoe.parse import parse
 from refmoe.port import Port
 from refmoe.protocol import OPS
@@ -69,6 +69,9 @@ def run(
     job: Job, ports: Sequence[Port], runner: Runner, over: Callable[[], bool]
 ) -> None:
     """The stream's batches from where its file ends, in this process."""
+    # Hypothesis also draws numbers that stand in loaded modules: load them all now, so
+    # that a resumed stream draws what an unbroken one does.
+    model_names()
     if len(ports) > 1:
         runner = Heard(runner)
     with Stream(path_of(job.folder, job.stream)) as stream:
