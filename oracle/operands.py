@@ -72,7 +72,7 @@ def operand(
         slack = division_slack(format, numerics)
         blocks, seen = quantize_tap(values, format, global_scale=scale, slack=slack)
         seen = replace(seen, least_normal=least_normal(blocks, numerics))
-        source = Quantised(values, format, scale, slack)
+        source = Quantised(values, format, scale, slack, computed=name != "x")
     bytes_ = {
         f"{name}_codes": Tap(blocks.codes, quantised=source),
         f"{name}_scales": Tap(blocks.scales, quantised=source),

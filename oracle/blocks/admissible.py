@@ -23,7 +23,8 @@ class Quantised:
 
     Shapes: source f64[R, K]; global_scale f32[], where it is calibrated
 
-    With `edges`, the rows between two of them are quantised on their own.
+    With `edges`, the rows between two of them are quantised on their own. Zeros of a
+    `computed` source may have either sign: no order of sums decides it.
     """
 
     source: Tap
@@ -31,6 +32,7 @@ class Quantised:
     global_scale: torch.Tensor | None = None
     slack: float = 0.0
     edges: tuple[int, ...] = ()
+    computed: bool = False
 
     @property
     def exact(self) -> bool:
@@ -70,9 +72,14 @@ class Quantised:
         return torch.cat([none, *codes]), torch.cat(scales)
 
     def _fit(self, source: Tap, blocks: Blocks) -> tuple[torch.Tensor, torch.Tensor]:
-        return admissible_blocks(
+        codes, scales = admissible_blocks(
             source, blocks, global_scale=self.global_scale, slack=self.slack
         )
+        if self.computed and self.format.keep_negative_zero:
+            radius = 0.0 if source.worst is None else source.worst
+            zero = decode(blocks.codes, self.format.element) == 0
+            codes = codes | (zero & (source.value.abs() <= radius))
+        return codes, scales
 
 
 def admissible_blocks(

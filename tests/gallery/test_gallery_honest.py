@@ -95,8 +95,9 @@ def test_gallery_honest_port_is_never_wrong_in_many_cases(name: str) -> None:
     port, verifier = port_of(entry.port(), name), Verifier()
     models = entry.models or DEFAULT_MODELS
     every = cells(
-        tuple(port.ops), models, entry.formats or DEFAULT_FORMATS, tuple(REGIMES)
-    )
+        tuple(port.ops), models, entry.formats or DEFAULT_FORMATS, tuple(REGIMES),
+        confined=True,
+    )  # fmt: skip
     count = -(-MANY // (len(HONEST) * len(every)))
     bad = []
     for _, cell, case in schedule([port], every, count, seed=1000):
