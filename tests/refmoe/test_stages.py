@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from oracle.blocks import preset, quantize
+from oracle.blocks import Quantised, preset, quantize
 from oracle.numerics import PRESETS, Numerics
+from oracle.trace import Tap, Trace
+from refmoe.compare import compare_bytes
 from refmoe.judge import Judgement, judge
 from refmoe.parse import parse
 from refmoe.problem import Problem, build
@@ -155,3 +157,27 @@ def test_quantize_divisions_by_powers_of_two_are_exact() -> None:
     outputs["codes"][1, 1] ^= 1
     fast = problem.but(numerics=PRESETS["triton"])
     assert judge(fast, Outcome("ran", outputs)).verdict.kind is Kind.WRONG
+
+
+@pytest.mark.parametrize(
+    ("computed", "kind"), [(True, Kind.WITHIN), (False, Kind.WRONG)]
+)
+def test_quantize_zeros_of_a_computed_value_have_either_sign(
+    computed: bool, kind: Kind
+) -> None:
+    """Catches an honest -0 + 0 whose code is that of +0; x itself keeps its sign."""
+    form = preset("mxfp4")
+    value = torch.zeros(1, 32, dtype=torch.float64)
+    value[0, :3] = torch.tensor([4.0, -0.0, -1e-3])
+    source = Quantised(Tap(value), form, computed=computed)
+    codes = torch.tensor([[6, 0, 8, *[0] * 29]], dtype=torch.uint8)
+    want = quantize(value, form)
+    taps = Trace(
+        {
+            "codes": Tap(want.codes, quantised=source),
+            "scales": Tap(want.scales, quantised=source),
+        }
+    )
+    assert compare_bytes("", taps, codes, want.scales)[0].kind is kind
+    codes[0, 2] = 0
+    assert compare_bytes("", taps, codes, want.scales)[0].kind is Kind.WRONG
