@@ -140,7 +140,8 @@ def test_port_signature_must_fit_the_op() -> None:
         port_of(moe)
     message = str(caught.value)
     assert "moe(x, logits, params, layer)" in message
-    assert "keywords it may have are prepared, token_ids, local, out, workspace, taps" in message
+    keywords = "prepared, token_ids, local, out, workspace, taps"
+    assert f"keywords it may have are {keywords}" in message
 
 
 def test_port_required_keywords_of_the_contract_are_fine() -> None:
