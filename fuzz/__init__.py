@@ -1,0 +1,1 @@
+"""This project's own campaigns: their configuration, ledger and corpus."""
