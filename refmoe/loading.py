@@ -13,7 +13,7 @@ from typing import Any
 
 from oracle.numerics import PRESETS, Numerics
 from oracle.trace import TAPS
-from refmoe.port import ATTRIBUTES, Port, accepts
+from refmoe.port import ATTRIBUTES, Port, accepts, check_layouts
 from refmoe.protocol import FUNCTIONS, OPS, Op, suggestion
 from refmoe.supports import Supports, supports_of
 
@@ -224,6 +224,8 @@ def _check_types(name: str, attributes: Mapping[str, Any]) -> None:
             raise wrong(key, "True or False")
         if key == "numerics" and not isinstance(value, Numerics | str):
             raise wrong(key, "a refmoe.Numerics or the name of a preset")
+        if key == "layouts":
+            check_layouts(name, value)
         if key in ("taps", "mutates"):
             listed = not isinstance(value, str)
             if not listed or not all(isinstance(item, str) for item in value):

@@ -10,9 +10,11 @@ from typing import Any, TypedDict
 
 import torch
 
+from oracle.layouts import get
 from oracle.numerics import PRESETS, Numerics
 from oracle.spec import Layer
 from refmoe.case import Case
+from refmoe.protocol import OPS, suggestion
 from refmoe.supports import Supports
 
 #: Every attribute of a port beside its ops, with what it holds.
@@ -27,7 +29,8 @@ ATTRIBUTES: dict[str, str] = {
     "a str that says why not",
     "workspace": "function (case): scratch memory",
     "tactics": "function (case) -> tactics; each is judged, passed as `tactic=`",
-    "layouts": "mapping: layouts of inputs and outputs",
+    "layouts": "mapping: results by name and arguments by path (params.down.scales) to "
+    "names of oracle.layouts: how they lie, other than the protocol says",
     "taps": "tuple of tap names that the ops put into the dict `taps=`, each as the "
     "next stage reads it",
     "stable": "bool: rows of one expert keep the order of their slots",
@@ -152,3 +155,25 @@ def accepts(function: Callable[..., Any], keyword: str) -> bool:
     except (TypeError, ValueError):
         return False
     return keyword in parameters
+
+
+def check_layouts(name: str, value: Any) -> None:
+    """Raise unless `value` maps results and arguments to known layouts."""
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"port {name!r}: layouts={value!r} is a {type(value).__name__}; give a "
+            "mapping of names to layouts"
+        )
+    known = {
+        field.name for op in OPS.values() for field in (*op.arguments, *op.results)
+    }
+    for place, layout in value.items():
+        if str(place).partition(".")[0] not in known:
+            raise ValueError(
+                f"port {name!r}: layouts names {place!r}, which no op takes or "
+                f"returns; {suggestion(str(place), sorted(known))}"
+            )
+        try:
+            get(layout)
+        except ValueError as error:
+            raise ValueError(f"port {name!r}: {place}: {error}") from None

@@ -11,6 +11,7 @@ import torch
 
 from oracle.params import Blocks
 from oracle.trace import TAPS
+from refmoe.arrangement import arranged_problem, expected_as, objection, restored
 from refmoe.case import Case
 from refmoe.graph import replayed
 from refmoe.guard import Guards, Launch
@@ -53,7 +54,13 @@ def run(
         scratch = _workspace(port, function, case)
     except (Exception, SystemExit) as error:
         return _failed(error)
-    wanted = want if accepts(function, "out") else {}
+    layouts = port.get("layouts", {})
+    reason = objection(layouts, problem, want)
+    if reason:
+        return Outcome("unsupported", log=reason)
+    problem = arranged_problem(problem, layouts)
+    own = {name: expected_as(item, name, layouts) for name, item in want.items()}
+    wanted = own if accepts(function, "out") else {}
     kept = {} if memory is None else memory
 
     def placed(held: Problem) -> Launch:
@@ -64,7 +71,7 @@ def run(
         kept["launch"] = launch
         return launch
 
-    held = captured or problem
+    held = problem if captured is None else arranged_problem(captured, layouts)
     launch = placed(held)
     exposed: dict[str, Any] = {}
     try:
@@ -83,10 +90,14 @@ def run(
     buffers = {name: launch.buffers[name] for name in wanted}
     if result is None and buffers:
         result = tuple(buffers.values())
-    outputs, violations = _results(op, result, want, port.device)
+    outputs, violations = _results(op, result, own, port.device)
     left = (launch.unwritten(key, got) for key, got in outputs.items())
     violations += [sentence for sentence in left if sentence]
     violations += launch.violations(tuple(port.get("mutates", ())))
+    outputs = {
+        name: want[name].of(restored(got, want[name], name, layouts))
+        for name, got in outputs.items()
+    }
     taps, unknown = _taps(exposed)
     if guards is not None and memory is None:
         guards.leave(launch)
@@ -178,7 +189,7 @@ def _results(
     for name, got in zip(names, result, strict=False):
         sentence = violation(name, got, want[name]) or _elsewhere(name, got, device)
         if sentence is None:
-            outputs[name] = _copy(want[name].of(got.detach()))
+            outputs[name] = _copy(got.detach())
         else:
             violations.append(sentence)
     return outputs, violations
