@@ -14,7 +14,15 @@ from refmoe.campaign.closeness import distance
 from refmoe.campaign.merge import merge
 from refmoe.campaign.plan import Plan
 from refmoe.campaign.state import (
-    Checked, Ended, Found, Line, Result, Stream, path_of, read, spelt,
+    Checked,
+    Ended,
+    Found,
+    Line,
+    Result,
+    Stream,
+    path_of,
+    read,
+    spelt,
 )  # fmt: skip
 from refmoe.campaign.totals import Totals, cause_of, closest
 from refmoe.parse import parse
