@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from refmoe.verdict import Kind
+
 #: Number of the batch that replays the corpus.
 CORPUS = -1
 
@@ -191,3 +193,15 @@ class Stream:
             for one in self.lines
             if isinstance(one, Found) and one.batch < before
         }
+
+    def unstudied(self, batch: int) -> bool:
+        """Whether a batch was cut off between a failure and what lies behind it."""
+        found = self.places(batch + 1)
+        return any(
+            Kind(one.kind).failed
+            and (port, line.case.split()[0], one.stage) not in found
+            for line in self.lines
+            if isinstance(line, Checked) and line.batch == batch
+            for port, one in line.results.items()
+            if one.kind in list(Kind)
+        )

@@ -103,7 +103,8 @@ class _Worker:
         has = [op for op in OPS if any(op in port.ops for port in self.ports)]
         ops = [op for op in plan.ops or has if op in has]
         while ops:
-            self._stop_if_over()
+            if not self.stream.unstudied(number):
+                self._stop_if_over()
             op = ops[(number + self.job.stream) % len(ops)]
             section = None if database is None else Section(database, op.encode())
             known |= self._batch(number, op, frozenset(known), section)
@@ -127,7 +128,8 @@ class _Worker:
                     Checked(number, len(batch.drawn) - 1, str(case), got)
                 )
                 self.drawn += 1
-            self._stop_if_over()
+            if len(batch.drawn) >= skip:
+                self._stop_if_over()
 
         ports = [port for port in self.ports if op in port.ops]
         batch = Batch(self.job.plan, ports, verifier, op, known, seen)
@@ -151,8 +153,11 @@ class _Worker:
         """This stream's part of the corpus, as far as it was not replayed before."""
         place_of = self.job.plan.streams.index(self.job.stream)
         verifier, done = Verifier(runner=self.runner), self.stream.replayed()
+        again = self.stream.unstudied(CORPUS)
         for number, line in enumerate(self.job.corpus):
-            if number % self.job.plan.workers != place_of or line in done:
+            if number % self.job.plan.workers != place_of or (
+                line in done and not again
+            ):
                 continue
             if self.over():
                 raise Enough
@@ -160,7 +165,8 @@ class _Worker:
             ports = [port for port in self.ports if case.op in port.ops]
             records, results = checked(ports, case, verifier)
             self.failures += [one for one in records if one.kind.failed]
-            self.stream.append(Checked(CORPUS, number, line, results))
+            if line not in done:
+                self.stream.append(Checked(CORPUS, number, line, results))
         return self._study(CORPUS, known, verifier)
 
     def _study(

@@ -190,6 +190,25 @@ def test_campaign_replays_its_corpus_first_and_once(tmp_path: Path) -> None:
     assert (more.count(SHOWS), len(more)) == (1, 12)
 
 
+@pytest.mark.parametrize("corpus", [(), (RIGHT, SHOWS)])
+def test_campaign_studies_what_a_kill_left_unstudied(
+    tmp_path: Path, corpus: tuple[str, ...]
+) -> None:
+    """Catches a failure that counts, with its share drawn, and is never told."""
+    port, path = load(MISTAKE), path_of(tmp_path, 0)
+    given = {"corpus": corpus, "ops": ("activate",)}
+    lines_of(tmp_path, [port], 120, **given)
+    whole = path.read_bytes()
+    checks = [text for text in whole.splitlines(True) if b'"checked"' in text]
+    assert len(checks) < whole.count(b"\n")
+    last = next(n for n, text in enumerate(checks) if b"WRONG" in text)
+    path.write_bytes(b"".join(checks[: last + 1]))
+    cases = max(1, last + 1 - len(corpus))
+    lines = lines_of(tmp_path, [port], cases, **given)
+    assert any(isinstance(line, Found) for line in lines)
+    assert len(cases_of(lines)) == cases + len(corpus)
+
+
 def test_campaign_tells_which_of_two_ports_is_closer(tmp_path: Path) -> None:
     ports = [
         port_of(entries(kind)[name].port(), name)
