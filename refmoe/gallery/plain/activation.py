@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from torch.nn.functional import gelu, relu
+from torch.nn.functional import relu
 
 from oracle.spec import Activation
 
@@ -48,6 +49,9 @@ def curve(gate: torch.Tensor, name: str, alpha: Any) -> torch.Tensor:
     """The function that the gate goes through, or up where there is no gate."""
     if name in ("swiglu", "silu"):
         return gate * torch.sigmoid(gate * alpha)
-    if name in ("geglu_tanh", "geglu_erf", "gelu_erf"):
-        return gelu(gate, approximate="tanh" if name == "geglu_tanh" else "none")
+    if name in ("geglu_erf", "gelu_erf"):
+        return gate * ((1.0 + torch.erf(gate * 0.5**0.5)) * 0.5)
+    if name == "geglu_tanh":
+        inner = gate + gate * gate * gate * 0.044715
+        return gate * ((1.0 + torch.tanh(inner * (2.0 / math.pi) ** 0.5)) * 0.5)
     return relu(gate).square() if name == "relu2" else gate
