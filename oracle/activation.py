@@ -13,6 +13,9 @@ from oracle.numerics import Numerics
 from oracle.spec import Activation
 from oracle.trace import Tap
 
+#: What float64 itself adds to a tail: erfc(x) takes up 2 x^2 times the relative error
+#: of its argument, x stays below 27.3 until it underflows; the rest is its own ulps.
+_OWN = 2.0**-40
 #: A per-row override of a constant: f[R], or None for the activation's own.
 PerRow = torch.Tensor | None
 
@@ -141,14 +144,15 @@ class _Arithmetic:
         cube = self.times(self.times(g, g), self.times(g, 0.044715))
         inner = self.times(self.plus(g, cube), math.sqrt(2.0 / math.pi))
         tail = 2.0 * torch.sigmoid(2.0 * _highest(inner))
-        tail = tail * (1.0 + 4.0 * self.numerics.sigmoid.relative)
+        tail = tail * (1.0 + 4.0 * self.numerics.sigmoid.relative + _OWN)
         return self.times(self.times(g, 0.5), self.from_one(self.tanh(inner), tail))
 
     def gelu_erf(self, g: Tap) -> Tap:
         inner = self.times(g, math.sqrt(0.5))
         curve = bounds.erf(inner, self.numerics)
         curve = bounds.inexact(curve, self.type, self.numerics)
-        tail = torch.erfc(-_highest(inner)) * (1.0 + 4.0 * self.numerics.erf.relative)
+        tail = torch.erfc(-_highest(inner))
+        tail = tail * (1.0 + 4.0 * self.numerics.erf.relative + _OWN)
         return self.times(self.times(g, 0.5), self.from_one(curve, tail))
 
     def from_one(self, curve: Tap, tail: torch.Tensor) -> Tap:

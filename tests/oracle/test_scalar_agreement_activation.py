@@ -99,3 +99,16 @@ def test_scalar_activation_truth_lies_within_the_bounds(kind, name, data):
     ):
         assert value - Fraction(radius) <= truth.high
         assert truth.low <= value + Fraction(radius)
+
+
+@pytest.mark.parametrize("gate", [-5.5, -9.0, -12.0])
+@pytest.mark.parametrize("kind", ["geglu_erf", "geglu_tanh"])
+def test_scalar_gelu_tail_covers_its_own_evaluation(kind, gate):
+    """Catches a bound at the tail that float64's erfc misses by its last bits."""
+    activation = Activation(kind=kind, beta=1.0)
+    tap = bounds.exactly(torch.tensor([[gate, 0.0]], dtype=torch.float64))
+    result = first(tap, activation, REFERENCE)
+    (truth,) = by_second(activation, [gate], [0.0], {})
+    value, radius = float(result.value), float(result.worst)
+    assert value - Fraction(radius) <= truth.low
+    assert truth.high <= value + Fraction(radius)

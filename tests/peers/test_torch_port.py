@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from oracle.blocks import dequantize, preset, quantize
 from oracle.experts import grouped_gemm
 from oracle.numerics import PRESETS
 from refmoe.loading import load
+from refmoe.parse import parse
 from refmoe.peers import torch as port
 
 
@@ -51,11 +51,9 @@ def test_dequantize_refuses_fp4() -> None:
 
 def test_supports_wants_16_byte_rows() -> None:
     """Catches a refusal inside torch that would count as a crash."""
-    layer = SimpleNamespace(hidden=12, intermediate=16, dtype="bf16", weights="bf16")
-    case = SimpleNamespace(op="grouped_gemm", layer=layer, format=None)
+    case = parse("grouped_gemm model=mixtral-8x7b T=4 H=12 I=16 E=4 k=2")
     assert port.supports(case) == "rows of 24 bytes; torch wants a multiple of 16"
-    layer.hidden = 24
-    assert port.supports(case) is True
+    assert port.supports(case.but(H=24)) is True
 
 
 def test_port_loads_by_name() -> None:
