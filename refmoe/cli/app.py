@@ -26,6 +26,19 @@ Ports = Annotated[
 Large = Annotated[
     bool, typer.Option("--large", help="lift the bound on the size of a case")
 ]
+Ops = Annotated[list[str] | None, typer.Option("--op", help="only this op; repeatable")]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", help="a model, or 'all'; repeatable")
+]
+Regimes = Annotated[
+    list[str] | None,
+    typer.Option("--regime", help="how values are drawn; repeatable"),
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option("--format", help="block format of the quantising ops, or 'all'"),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="first seed")]
 InProcess = Annotated[
     bool,
     typer.Option("--in-process", help="no workers: faster to start, and unguarded"),
@@ -45,19 +58,10 @@ Memory = Annotated[
 @app.command("verify")
 def verify_command(
     ports: Ports = None,
-    op: Annotated[
-        list[str] | None, typer.Option(help="only this op; repeatable")
-    ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option(help="a model, or 'all'; repeatable")
-    ] = None,
-    regime: Annotated[
-        list[str] | None, typer.Option(help="how values are drawn; repeatable")
-    ] = None,
-    format_: Annotated[
-        list[str] | None,
-        typer.Option("--format", help="block format of the quantising ops, or 'all'"),
-    ] = None,
+    op: Ops = None,
+    model: Models = None,
+    regime: Regimes = None,
+    format_: Formats = None,
     law: Annotated[
         list[str] | None,
         typer.Option(help="only this law, in as many cases; repeatable"),
@@ -68,7 +72,7 @@ def verify_command(
     cases: Annotated[
         int, typer.Option(min=1, max=10_000, help="cases per op, model and regime")
     ] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="first seed")] = 0,
+    seed: Seed = 0,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write the certificate here")
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refmoe.cli.app import Large
+from refmoe.cli.app import Formats, Large, Models, Ops, Regimes, Seed
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="made if need be")]
 
@@ -41,22 +41,14 @@ def gen(
     case: Annotated[
         list[str] | None, typer.Option(metavar="'CASE'", help="this case; repeatable")
     ] = None,
-    op: Annotated[
-        list[str] | None, typer.Option(help="only this op; repeatable")
-    ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option(help="a model, or 'all'; repeatable")
-    ] = None,
-    regime: Annotated[
-        list[str] | None, typer.Option(help="how values are drawn; repeatable")
-    ] = None,
-    format_: Annotated[
-        list[str] | None, typer.Option("--format", help="block format, or 'all'")
-    ] = None,
+    op: Ops = None,
+    model: Models = None,
+    regime: Regimes = None,
+    format_: Formats = None,
     cases: Annotated[
         int, typer.Option(min=1, max=10_000, help="cases per op, model and regime")
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="first seed")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Write problems as safetensors, for implementations that are not Python."""
     from refmoe.cli.commands import Choice, usage
