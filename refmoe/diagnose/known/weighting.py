@@ -56,6 +56,8 @@ def _single_as_it_is(problem: Problem) -> Problem | None:
 def _plain_scores(place: Place) -> torch.Tensor | None:
     """Scores as fp32 gives them when the formula is written down as it stands."""
     routing = place.layer.routing
+    if routing.softcap is not None or routing.logits_scale != 1.0:
+        return None
     power: torch.Tensor = place.inputs["logits"].float().exp()
     if routing.score == "sqrtsoftplus":
         return torch.log(1.0 + power).sqrt().double()
