@@ -12,9 +12,11 @@ from oracle.blocks import dequantize, grouped_quantize, preset, quantize
 from oracle.experts import grouped_gemm
 from oracle.layouts.gate_up import arrange
 from oracle.layouts.scale_tiles import swizzle_128x4, swizzle_grouped
+from oracle.moe import trace
 from oracle.numerics import Numerics
 from oracle.params import Blocks, Params
 from oracle.spec import Activation, Layer
+from refmoe.compare import compare
 from refmoe.dropin.flashinfer import cutlass_fused_moe
 from refmoe.dropin.omni import triton_omni_router_func
 from refmoe.dropin.sglang import (
@@ -54,24 +56,30 @@ def test_cutlass_fused_moe_takes_up_before_gate(
     limit = torch.linspace(0.5, 2, EXPERTS)
     name = "bf16" if dtype == torch.bfloat16 else "fp16"
     params = Params(up, down, bias, down_bias, limit=limit)
-    want = experts(
-        x, ids, scales, params,
-        layer(dtype=name, weights=name, activations=name, requantize=name),
-    )  # fmt: skip
+    whole = layer(dtype=name, weights=name, activations=name, requantize=name)
+    want = experts(x, ids, scales, params, whole)
     given = (arrange(up, "up_gate"), down, dtype, [], arrange(bias, "up_gate", -1))
     got = cutlass_fused_moe(
         x, ids, scales, *given, down_bias, swiglu_limit=limit, tune_max_num_tokens=64
     )
     assert torch.equal(got, want)
-    halves = [
-        cutlass_fused_moe(
+    numerics = Numerics(intermediate=name)
+    chosen = {"ids": ids.long(), "weights": scales}
+    for rank, part in enumerate((slice(0, 2), slice(2, 4))):
+        half = cutlass_fused_moe(
             x, ids, scales, given[0][part], down[part], torch.float32, None,
             given[4][part], down_bias[part], swiglu_limit=limit[part], ep_size=2,
             ep_rank=rank,
+        )  # fmt: skip
+        own = Params(
+            up[part], down[part], bias[part], down_bias[part], limit=limit[part]
         )
-        for rank, part in enumerate((slice(0, 2), slice(2, 4)))
-    ]  # fmt: skip
-    assert torch.allclose(sum(halves), want.float(), rtol=2**-6, atol=2**-6)
+        local = (part.start, part.stop)
+        taps = trace(whole, own, x, None, numerics, given=chosen, local=local)
+        # A rank rounds its part to the layer's type.
+        tap = bounds.rounded(taps["routed"], name, numerics)
+        assert half.dtype == torch.float32
+        assert not compare("routed", tap, half, numerics).kind.failed
     buffer = torch.empty(TOKENS, HIDDEN)
     assert cutlass_fused_moe(x, ids, scales, *given[:2], torch.float32, None,
                              output=buffer) is buffer  # fmt: skip
@@ -154,13 +162,11 @@ def test_triton_omni_router_has_gradients(dtype: torch.dtype, emulated: None) ->
     assert torch.equal(scores.double(), want.scores)
     weights = randn(5, k).to(dtype)
     scores.backward(weights)
-    sums = (x.detach().float()[:, :, None] + y.detach().float()[:, None]).flatten(1)
-    dense = torch.zeros_like(sums).scatter_add_(1, ids.long(), weights.float())
-    dense = dense.reshape(5, n, n)
-    for got, sum_ in ((x.grad, dense.sum(2)), (y.grad, dense.sum(1))):
+    numerics = Numerics(output=name)
+    taps = omni.omni_route_backward(weights, ids.long(), n, numerics)
+    for side, got, tap in zip("xy", (x.grad, y.grad), taps, strict=True):
         assert got is not None
-        step = 2**-20 if dtype == torch.float32 else 2**-7
-        assert torch.allclose(got.float(), sum_, rtol=step, atol=step)
+        assert not compare(side, tap, got, numerics).kind.failed
     with pytest.raises(ValueError, match="num_expert_sqrt=9 needs that many"):
         triton_omni_router_func(x, y, 9, k)
 
