@@ -13,7 +13,7 @@ from refmoe.diagnose.hypothesis import Alteration, Hypothesis, Place
 from refmoe.problem import Problem
 
 #: The stage that a narrow op's result is, where their names differ.
-_STAGE = {"y": "gate_up"}
+STAGE = {("grouped_gemm", "y"): "gate_up"}
 
 
 class Altered(Stages):
@@ -84,7 +84,8 @@ def _narrow(
     )  # fmt: skip
     found = dict(trace)
     for name, tap in trace.items():
-        change = hypothesis.alter.get(_STAGE.get(name, name))
+        stage = STAGE.get((problem.case.op, name), name)
+        change = hypothesis.alter.get(stage)
         if change is not None:
             found[name] = change(place, tap)
     return Trace(found)

@@ -6,12 +6,15 @@ from functools import cache
 
 import pytest
 
+from oracle.trace import TAPS
 from refmoe.diagnose import HYPOTHESES, Cause, Evidence, chosen, explain
+from refmoe.diagnose.oracle import STAGE
 from refmoe.gallery import entries
 from refmoe.gallery.entry import Entry
 from refmoe.judge import judge
 from refmoe.loading import port_of
 from refmoe.plan import DEFAULT_FORMATS, cells
+from refmoe.protocol import OPS
 from refmoe.regimes import REGIMES
 from refmoe.runner import run
 from refmoe.schedule import schedule
@@ -250,3 +253,13 @@ def test_diagnose_hypotheses_are_told_apart_and_described() -> None:
         ops[hypothesis.name] |= set(hypothesis.ops)
         assert hypothesis.about[0].islower() or hypothesis.about[0] in "EGSN["
         assert not hypothesis.about.endswith(".")
+
+
+def test_diagnose_alterations_reach_a_stage_of_their_ops() -> None:
+    """Catches a hypothesis that alters what no trace of the op holds."""
+    for hypothesis in HYPOTHESES:
+        for op in hypothesis.ops:
+            results = {STAGE.get((op, f.name), f.name) for f in OPS[op].results}
+            stages = set(TAPS) if op in ("moe", "experts") else results
+            reached = set(hypothesis.alter) & stages
+            assert reached or hypothesis.change, (hypothesis.name, op)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 
+from oracle import bounds
 from oracle.omni import omni_experts
 from oracle.trace import Tap
 from refmoe.diagnose import changes
@@ -47,21 +50,22 @@ def _overwritten(side: str) -> Alteration:
 
 
 def _weighted_inside(place: Place, tap: Tap) -> Tap:
-    """y[t] = sum over j of silu(weight x . up) down."""
-    inputs, numerics = place.inputs, place.problem.numerics.but(output="fp64")
-    ids, weights = inputs["ids"], inputs["weights"].double()
-    total, worst = torch.zeros(()), torch.zeros(())
-    for slot in range(ids.shape[1]):
-        one = slice(slot, slot + 1)
-        x = inputs["x"].double() * weights[:, one]
-        ones = torch.ones_like(inputs["weights"][:, one])
-        part = omni_experts(
-            x, ids[:, one], ones, inputs["up"], inputs["down"], numerics
+    """y[t] = sum over j of silu(weight x . up) down; weight x is exact in float64."""
+    inputs, own = place.inputs, place.problem.numerics
+    parts = [
+        omni_experts(
+            inputs["x"].double() * weight,
+            ids,
+            torch.ones_like(weight),
+            inputs["up"],
+            inputs["down"],
+            own.but(output="fp64"),
         )
-        total = total + part.value
-        worst = worst + (0.0 if part.worst is None else part.worst)
-    # Rounding of weight times x, of the sums and of the result.
-    return Tap(total, worst + total.abs() * 2.0**-7)
+        for ids, weight in zip(
+            inputs["ids"].split(1, 1), inputs["weights"].split(1, 1), strict=True
+        )
+    ]
+    return reduce(lambda a, b: bounds.add(a, b, own.combine, own), parts)
 
 
 HYPOTHESES = (
