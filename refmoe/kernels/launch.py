@@ -81,10 +81,6 @@ class Cuda:
 
     kind = "cuda"
 
-    def __init__(self) -> None:
-        # Kept for good: CuPy destroys the stream behind a wrapper that is dropped.
-        self._streams: dict[int, Any] = {}
-
     def run(
         self, kernel: Kernel, grid: Size, block: Size,
         arguments: Sequence[Scalar], shared: int, device: torch.device,
@@ -92,10 +88,7 @@ class Cuda:
         """Launch asynchronously."""
         index = device.index or 0
         function = loader.function(kernel.file, kernel.expression, index, shared)
-        handle = torch.cuda.current_stream(index).cuda_stream
-        stream = self._streams.get(handle)
-        if stream is None:
-            stream = self._streams[handle] = _wrap(handle)
+        stream = current_stream(index)
         if index == torch.cuda.current_device():
             function(grid, block, tuple(arguments), shared_mem=shared, stream=stream)
             return
@@ -111,6 +104,19 @@ class _Handle:
 
     def __cuda_stream__(self) -> tuple[int, int]:
         return 0, self.handle
+
+
+#: Kept for good: CuPy destroys the stream behind a wrapper that is dropped.
+_streams: dict[int, Any] = {}
+
+
+def current_stream(index: int) -> Any:
+    """PyTorch's current stream on a device, as CuPy takes it."""
+    handle = torch.cuda.current_stream(index).cuda_stream
+    stream = _streams.get(handle)
+    if stream is None:
+        stream = _streams[handle] = _wrap(handle)
+    return stream
 
 
 def _wrap(handle: int) -> Any:

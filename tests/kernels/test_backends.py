@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -86,7 +88,17 @@ def test_backends_by_cublas_need_a_gpu(emulated: None) -> None:
 def test_backends_call_cublas_in_its_order_of_columns(
     monkeypatch: pytest.MonkeyPatch, emulated: None
 ) -> None:
-    """Catches swapped operands or leading dimensions: a stand-in reads the pointers."""
+    """Catches swapped operands or leading dimensions: a stand-in reads the pointers.
+
+    Catches a product on CuPy's own stream as well, which it sets before each call.
+    """
+    current: list[str] = []
+
+    @contextmanager
+    def stream(index: int) -> Iterator[None]:
+        current.append("torch's stream")
+        yield
+        current.pop()
 
     def read(at: int, rows: int, columns: int) -> np.ndarray[Any, Any]:
         whole = (ctypes.c_float * (rows * columns)).from_address(at)
@@ -99,14 +111,13 @@ def test_backends_call_cublas_in_its_order_of_columns(
     ) -> None:  # fmt: skip
         assert (handle, op_a, op_b, a_type, b_type, c_type) == (7, 1, 0, 0, 0, 0)
         assert (compute, algorithm, lda, ldb, ldc) == (69, -1, k, k, m)
+        assert current == ["torch's stream"]
         product = read(a, lda, m).T @ read(b, ldb, n)
         out = (ctypes.c_float * (m * n)).from_address(c)
         np.frombuffer(out, np.float32)[:] = product.T.reshape(-1)
 
     cublas = ModuleType("cublas")
-    cublas.__dict__.update(
-        CUBLAS_OP_T=1, CUBLAS_OP_N=0, gemmEx=gemm_ex, setStream=lambda *_: None
-    )
+    cublas.__dict__.update(CUBLAS_OP_T=1, CUBLAS_OP_N=0, gemmEx=gemm_ex)
     cupy = ModuleType("cupy")
     device = SimpleNamespace(get_cublas_handle=lambda: 7)
 
@@ -120,8 +131,7 @@ def test_backends_call_cublas_in_its_order_of_columns(
     cupy.__dict__["cuda"] = SimpleNamespace(device=device, Device=Device)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.cublas", cublas)
-    stream = SimpleNamespace(cuda_stream=0)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(libraries, "current_stream", stream)
     # Whole numbers: every order of the sums is exact.
     x, w = (8 * randn(5, 8)).round(), (8 * randn(3, 4, 8)).round()
     gemm = Gemm(x, w, OFFSETS, torch.float32)

@@ -35,6 +35,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: stream)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(launch, "_wrap", lambda handle: f"stream {handle}")
+    monkeypatch.setattr(launch, "_streams", {})
     return calls
 
 

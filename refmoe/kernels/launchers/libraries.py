@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from refmoe.kernels.launch import current_stream
 from refmoe.kernels.launchers.apart import by_expert
 from refmoe.kernels.launchers.gemm import Gemm
 
@@ -58,9 +59,10 @@ def _cublas(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     y = torch.empty((rows, width), dtype=torch.float32, device=x.device)
     kind = _CUDA_TYPES[x.dtype]
     one, zero = (np.array(value, dtype=np.float32) for value in (1.0, 0.0))
-    with cupy.cuda.Device(x.device.index or 0):
+    index = x.device.index or 0
+    # CuPy sets its own current stream on the handle before each call.
+    with cupy.cuda.Device(index), current_stream(index):
         handle: Any = cupy.cuda.device.get_cublas_handle()
-        cublas.setStream(handle, torch.cuda.current_stream(x.device).cuda_stream)
         cublas.gemmEx(
             handle, cublas.CUBLAS_OP_T, cublas.CUBLAS_OP_N, width, rows, depth,
             one.ctypes.data, w.data_ptr(), kind, depth, x.data_ptr(), kind, depth,
