@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +16,20 @@ HEADERS = ("cuda_fp16.h", "cuda_bf16.h", "cuda_fp8.h")
 
 _OWN = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*$', re.MULTILINE)
 _TOOLKIT = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<([^>]+)>", re.MULTILINE)
+
+#: Texts that stand in for files of that name.
+_replaced: dict[str, str] = {}
+
+
+@contextmanager
+def replaced(texts: Mapping[str, str]) -> Iterator[None]:
+    """Within it the files named have these texts, for what is not loaded yet."""
+    global _replaced
+    before, _replaced = _replaced, {**_replaced, **texts}
+    try:
+        yield
+    finally:
+        _replaced = before
 
 
 def expand(name: str, room: Path = ROOM) -> str:
@@ -34,7 +50,7 @@ def expand(name: str, room: Path = ROOM) -> str:
         if not path.is_file():
             where = f'{chain[-1]} includes "{current}"' if chain else current
             raise FileNotFoundError(f"{where}: no such file in {room}")
-        text = path.read_text(encoding="utf-8")
+        text = _replaced.get(current) or path.read_text(encoding="utf-8")
         parts = [f'#line 1 "{current}"\n']
         start = 0
         for match in _OWN.finditer(text):
