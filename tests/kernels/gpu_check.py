@@ -19,6 +19,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 import torch  # noqa: E402
 from on_gpu import (  # noqa: E402
     bounded,
+    dropped,
     exact,
     gemm_times,
     judged,
@@ -27,6 +28,7 @@ from on_gpu import (  # noqa: E402
     multiplied,
     quantised,
     times,
+    touching,
 )
 from on_gpu.place import Place  # noqa: E402
 from on_gpu.report import Check, Report  # noqa: E402
@@ -48,9 +50,13 @@ CORRECT: dict[str, Section] = {
     "one-neuron experts": bounded.one_neuron,
     "grouped GEMM": multiplied.multiplying,
     "packed weights": multiplied.packing,
+    "drop-ins": dropped.dropping_in,
     "judge": judged.judging,
     "again, streams": launching.repeating,
 }
+#: A little of everything, for the sanitizers.
+_SAMPLED = {name: run for name, run in CORRECT.items() if name != "judge"}
+TOUCH: dict[str, Section] = {"sample": partial(touching.touching, _SAMPLED)}
 ONLY_GPU: dict[str, Section] = {
     "graph capture": launching.capturing,
     "older targets": machine.older_targets,
@@ -63,15 +69,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write results and numbers here")
     parser.add_argument("--only", nargs="*", help="sections whose names contain this")
-    parser.add_argument("--small", action="store_true", help="small sizes (sanitizers)")
+    parser.add_argument(
+        "--touch", action="store_true", help="a few cases of each kernel (sanitizers)"
+    )
     parser.add_argument("--no-times", action="store_true", help="correctness alone")
     parser.add_argument("--emulate", action="store_true", help="on the CPU, small")
     options = parser.parse_args()
     report = Report()
     sections = CORRECT if options.emulate else CORRECT | ONLY_GPU
-    if options.small and not options.emulate:
+    if options.touch:
         # Sanitizers run without PyTorch's memory pool, which graphs need.
-        sections = CORRECT
+        sections = TOUCH
     if options.only:
         sections = {
             name: section
@@ -86,12 +94,13 @@ def main() -> int:
             _correct(report, sections, Place(torch.device("cpu"), False))
     else:
         place = Place(
-            torch.device("cuda", torch.cuda.current_device()), not options.small
+            torch.device("cuda", torch.cuda.current_device()), not options.touch
         )
         _describe(report, place)
-        loader.warm_up(place.device.index)
+        if not options.touch:
+            loader.warm_up(place.device.index)
         _correct(report, sections, place)
-        if not options.no_times:
+        if not (options.no_times or options.touch):
             _times(report, place)
     report.numbers["s in all"] = f"{time.perf_counter() - start:.1f}"
     report.print()

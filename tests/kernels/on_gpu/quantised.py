@@ -67,6 +67,25 @@ def conversions(place: Place) -> Iterator[Check]:
         got = run(f"decode_elements<element::{name}>", codes, torch.float32)
         equal(got, formats.decode(codes, name).float())
 
+    def widened(name: str) -> None:
+        given = bits.to(place.device).view(DTYPES[name])
+        equal(run(f"widen_elements<{name}>", given, torch.float32), given.float())
+
+    def rounded(name: str) -> None:
+        """Every value of the type, each middle of two, and fp32's beside a middle."""
+        one, other = (
+            (bits + step).to(place.device).view(DTYPES[name]).float() for step in (0, 1)
+        )
+        middle = one / 2 + other / 2
+        middle = middle[middle.isfinite()]
+        sides = [torch.nextafter(middle, middle * end) for end in (0, math.inf)]
+        given = torch.cat((one, middle, *sides))
+        got = run(f"round_elements<{name}>", given, DTYPES[name])
+        equal(got.double(), formats.round_to(given.double(), name))
+
+    for name in ("bf16", "fp16"):
+        yield f"widened {name}", lambda n=name: widened(n)
+        yield f"rounded {name}", lambda n=name: rounded(n)
     for name in ("e2m1", "e2m3", "e3m2", "e4m3", "e5m2", "int8", "int4", "mxint8"):
         for rounding in ROUNDINGS:
             yield f"encode {name} {rounding}", lambda n=name, r=rounding: encoded(n, r)
