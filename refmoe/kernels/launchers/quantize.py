@@ -68,7 +68,7 @@ def _encode(
     """Fill codes and scales with the kernel that fits the blocks."""
     size = grid.block_rows * grid.block_columns
     vector = grid.vector(x)
-    whole_tensor = size == grid.per_lead > 16 * _THREADS and wholes is None
+    whole_tensor = grid.blocks == grid.leads and grid.per_lead > 16 * _THREADS
 
     def run(name: str, *more: object) -> Kernel:
         return Kernel(FILE, instance(name, x, format, *more))
@@ -78,7 +78,7 @@ def _encode(
             blocks_for(grid.elements, _THREADS * vector), _THREADS, x, codes, scales,
             wholes, struct, grid.elements, grid.per_lead, device=x.device,
         )  # fmt: skip
-    elif not naive and whole_tensor:
+    elif not naive and whole_tensor and wholes is None:
         run("quantize_whole", vector)(
             (blocks_for(grid.per_lead, _THREADS * vector), grid.leads), _THREADS,
             x, amaxes_of(x, format, grid, lanes=1, drop=False), codes, scales, struct,
