@@ -66,10 +66,10 @@ class Stages:
         input it waits for weighted rows.
         """
         form = self.layer.activations
-        if isinstance(form, str):
-            return self.tokens.map(lambda t: round_to(t, form))
         if self.layer.weight_on == "input":
             return self.tokens
+        if isinstance(form, str):
+            return self.tokens.map(lambda t: round_to(t, form))
         return self._rows(self._operand("x", bounds.exactly(self.x), form))
 
     @cached_property

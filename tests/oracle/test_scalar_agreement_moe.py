@@ -1,6 +1,6 @@
 """The two oracles compute the same layer: routed, shared and output of every form."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -209,6 +209,15 @@ def test_scalar_moe_agrees_on_quantised_layers(
     sizes = {"hidden": 32, "intermediate": 32, "experts": 2, "top_k": 1}
     layer = data.draw(layers(**sizes, **named))
     agree(problem_of(layer, seed, tokens=1, weights=weights))
+
+
+@settings(derandomize=True, max_examples=20)
+@given(seed=st.integers(0, 2**32))
+def test_scalar_weighted_input_is_rounded_once(seed):
+    """Catches x in a wider type that is rounded, weighted, and rounded again."""
+    sizes = {"hidden": 3, "intermediate": 2, "experts": 2, "top_k": 1}
+    problem = problem_of(Layer(**sizes, dtype="fp32", weight_on="input"), seed)
+    agree(replace(problem, x=(problem.x / 3).float().double()))
 
 
 @settings(derandomize=True, max_examples=40)
