@@ -6,6 +6,7 @@ from refmoe.gallery import entries
 from refmoe.loading import port_of
 from refmoe.parse import parse
 from refmoe.port import Port
+from refmoe.ranks import TILE
 from refmoe.study import UNEXPLAINED, studied
 from refmoe.verdict import Finding, Kind
 from refmoe.verify import Verifier, findings
@@ -51,6 +52,26 @@ def test_study_says_where_nothing_explains_it() -> None:
 
     first = found(port_of(Odd(), "odd"))[0]
     assert first.cause == UNEXPLAINED
+
+
+def test_study_passes_over_smaller_cases_that_cannot_be_built() -> None:
+    """Catches a study that ends a run: I=1 does not divide among three ranks."""
+    plain = entries("honest")["sequential"].port()
+
+    class Padded:
+        device = "cpu"
+
+        def experts(self, x, ids, weights, params, layer):  # type: ignore[no-untyped-def]
+            out = plain.experts(x, ids, weights, params, layer)
+            return out * 3 + 1.0 if layer.intermediate == TILE else out
+
+    port, verifier = port_of(Padded(), "padded"), Verifier()
+    line = "experts T=2 H=8 I=6 E=3 k=1 regime=randn shard=1/3 seed=3"
+    record = verifier.check(port, parse(line))
+    (record,) = studied([record], [port], verifier, seconds=60.0)
+    assert record.study is not None
+    smallest = parse(record.study.smallest.case)
+    assert (smallest.T, smallest.shard) == (1, "1/3")
 
 
 def test_study_stops_when_its_time_is_up() -> None:
