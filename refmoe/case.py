@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from oracle.numerics import PRESETS
@@ -103,42 +104,50 @@ class Case:
         Raises ValueError for an unknown model or format, a missing size, or sizes that
         the layer's routing does not admit.
         """
-        given: dict[str, Any] = {}
-        for key, name in _SIZES.items():
-            size = getattr(self, key)
-            if size is not None:
-                given[name] = size
-            elif self.model is None:
-                if key in OPS[self.op].sizes:
-                    needed = ", ".join(OPS[self.op].sizes)
-                    raise ValueError(
-                        f"case: {key} is missing; {self.op} needs {needed}, or a model"
-                    )
-                given[name] = 1
-        for name in ("weights", "activations", "requantize"):
-            text = getattr(self, name)
-            if text is not None:
-                given[name] = format_of(text)
-        if self.dtype is not None:
-            given["dtype"] = self.dtype
-        base = None if self.model is None else model_of(self.model)
-        for part in ("routing", "activation", "shared"):
-            changes = {
-                key.removeprefix(f"{part}."): value
-                for key, value in self.changes
-                if key.startswith(f"{part}.")
-            }
-            if changes:
-                inner = getattr(base, part, None)
-                if part == "shared" and inner is None and "intermediate" not in changes:
-                    raise ValueError(
-                        "case: shared.intermediate is missing; the layer has no shared "
-                        "expert that its size could come from"
-                    )
-                built = replace(inner, **changes) if inner else PARTS[part](**changes)
-                given[part] = built
-        given |= {key: value for key, value in self.changes if "." not in key}
-        return Layer(**given) if base is None else replace(base, **given)
+        return _layer_of(self)
+
+
+@lru_cache(maxsize=64)
+def _layer_of(case: Case) -> Layer:
+    """The layer, kept: one case is asked for it many times."""
+    given: dict[str, Any] = {}
+    for key, name in _SIZES.items():
+        size = getattr(case, key)
+        if size is not None:
+            given[name] = size
+        elif case.model is None:
+            if key in OPS[case.op].sizes:
+                needed = ", ".join(OPS[case.op].sizes)
+                raise ValueError(
+                    f"case: {key} is missing; {case.op} needs {needed}, or a model"
+                )
+            given[name] = 1
+    for name in ("weights", "activations", "requantize"):
+        text = getattr(case, name)
+        if text is not None:
+            given[name] = format_of(text)
+    if case.dtype is not None:
+        given["dtype"] = case.dtype
+    base = None if case.model is None else model_of(case.model)
+    for part in ("routing", "activation", "shared"):
+        changes: dict[str, Any] = {
+            key.removeprefix(f"{part}."): value
+            for key, value in case.changes
+            if key.startswith(f"{part}.")
+        }
+        if changes:
+            if "weights" in changes and changes["weights"] is not None:
+                changes["weights"] = format_of(str(changes["weights"]))
+            inner = getattr(base, part, None)
+            if part == "shared" and inner is None and "intermediate" not in changes:
+                raise ValueError(
+                    "case: shared.intermediate is missing; the layer has no shared "
+                    "expert that its size could come from"
+                )
+            built = replace(inner, **changes) if inner else PARTS[part](**changes)
+            given[part] = built
+    given |= {key: value for key, value in case.changes if "." not in key}
+    return Layer(**given) if base is None else replace(base, **given)
 
 
 def rank_of(text: str) -> tuple[int, int]:

@@ -1,11 +1,4 @@
-"""Hypothesis strategies for cases: specifications, never tensors.
-
-Every dimension of a case is drawn, sizes at the edges of tiles and buckets more often
-than others; what is drawn is raised to the nearest case that can be built, so nothing
-is thrown away. Each draw is an event (`--hypothesis-show-statistics`). What is simpler
-comes first everywhere: a failing case shrinks to plain fields without a model, few
-tokens, small sizes, dense memory.
-"""
+"""Cases of one port: every field drawn, then fitted to what can be built."""
 
 from __future__ import annotations
 
@@ -24,79 +17,19 @@ from refmoe.port import Port, accepts
 from refmoe.protocol import OPS
 from refmoe.protocol import op as op_called
 from refmoe.regimes import REGIMES
+from refmoe.strategies.choices import (
+    ACTIVATIONS,
+    EDGES,
+    FIELDS,
+    FORMATS,
+    GROUPS,
+    MODELS,
+    SEEDS,
+    WEIGHTS,
+    choice,
+    sizes,
+)
 from refmoe.supports import Supports
-
-#: Sizes at which kernels change: tiles, buckets, powers of two and their neighbours.
-_EDGES: dict[str, tuple[int, ...]] = {
-    "T": (7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 257, 8192),
-    "H": (16, 24, 32, 40, 64, 96, 128, 160, 192, 256, 288, 320, 384, 512),
-    "I": (16, 24, 32, 40, 64, 96, 128, 160, 192, 224, 256, 288, 352, 384),
-    "E": (7, 8, 9, 12, 16, 31, 32, 33, 60, 64, 96, 128, 160, 256, 257, 300, 384, 512),
-    "k": (3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 22, 32),
-}
-
-
-def _each(field: str, *names: str) -> tuple[dict[str, Value], ...]:
-    """One group of fields for every name; a shared expert gets its size later."""
-    size: dict[str, Value] = {}
-    if field.startswith("shared."):
-        size["shared.intermediate"] = 1
-    return tuple({field: name, **size} for name in names)
-
-
-#: Groups of fields of a layer without a model, the ordinary ones first.
-_FIELDS: dict[str, tuple[dict[str, Value], ...]] = {
-    "routing": (
-        {},
-        {"routing.renormalize": "sum"},
-        {"routing.order": "topk_then_score"},
-        {"routing.score": "sigmoid", "routing.bias": "selection"},
-        {"routing.score": "sqrtsoftplus", "routing.bias": "selection"},
-        {"routing.score": "sigmoid", "routing.order": "topk_then_score"},
-        {"routing.score": "identity"},
-        {"routing.bias": "logits"},
-        {"routing.softcap": 5.0, "routing.logits_scale": 0.5},
-        {"routing.per_expert_scale": True},
-        {"routing.method": "hash"},
-        {"routing.method": "sparsemixer"},
-        {"routing.zero_experts": 4},
-        {"routing.groups": 4, "routing.top_groups": 2},
-        {
-            "routing.groups": 4, "routing.top_groups": 2, "routing.score": "sigmoid",
-            "routing.bias": "selection", "routing.group_score": "top2",
-            "routing.renormalize": "sum_plus_epsilon", "routing.epsilon": 1e-20,
-        },
-    ),
-    "scale": (
-        {}, {"routing.scale": 2.5}, {"routing.scale": 2.5, "routing.scale_on": "sum"},
-    ),
-    "activation": (
-        {},
-        {"activation.limit": 7.0},
-        {"activation.limit": 0.0},
-        {"activation.limit": 0.5},
-        {"activation.limit": 1.0, "activation.clamp": "after"},
-        {"activation.limit": 7.0, "activation.alpha": 1.702, "activation.beta": 1.0},
-        *_each(
-            "activation.kind", "geglu_tanh", "geglu_erf", "softcap", "silu", "gelu_erf",
-            "relu2", "identity",
-        ),
-    ),
-    "bias": ({}, {"expert_bias": True}),
-    "weight_on": ({}, {"weight_on": "input"}, {"weight_on": "intermediate"}),
-    "shared": (
-        {},
-        *_each("shared.combine", "add", "gated", "average", "rsqrt2"),
-    ),
-}  # fmt: skip
-_WEIGHTS = (None, "mxfp4", "mxfp8_e4m3", "nvfp4", "int8_token", "fp8_block_128")
-_ACTIVATIONS = (None, "mxfp8_e4m3", "nvfp4", "fp8_group_128")
-_FORMATS = ("mxfp8_e4m3", "mxfp4", "nvfp4", "mxfp8_e5m2", "fp8_group_128", "int8_token")
-#: Models that stand for the families of routers and activations.
-MODELS = (
-    "mixtral-8x7b", "qwen3-30b-a3b", "gpt-oss-120b", "deepseek-v3", "deepseek-v4-flash",
-    "longcat-flash",
-)  # fmt: skip
 
 
 def cases(
@@ -104,7 +37,7 @@ def cases(
     *,
     ops: Sequence[str] | None = None,
     models: Sequence[str] = MODELS,
-    formats: Sequence[str] = _FORMATS,
+    formats: Sequence[str] = FORMATS,
     regimes: Sequence[str] | None = None,
     max_elements: int = 1 << 18,
 ) -> SearchStrategy[Case]:
@@ -160,34 +93,35 @@ class _Draws:
     def _layer(self, draw: DrawFn) -> Case:
         """Op, model or fields of the layer, formats and sizes."""
         op = self._one(draw, "op", self.ops)
-        sizes = {name: self._size(draw, name) for name in ("T", "E", "k", "H", "I")}
-        case = Case(op).but(**sizes)
+        # What the op does not look at has any size that the rest admits.
+        names = ("T", *OPS[op].sizes)
+        case = Case(op, H=1, I=1, E=1, k=1)
+        case = case.but(**{name: self._size(draw, name) for name in names})
         if takes_format(op):
             form = self._one(draw, "format", self.formats, "formats")
             case = case.but(format=form)
         if not OPS[op].layered:
             return case
-        model = self._one(draw, "model", (None, *self.models), "models")
+        words: dict[str, Value] = {
+            "model": self._one(draw, "model", (None, *self.models), "models"),
+            "dtype": self._one(draw, "dtype", (None, "fp16", "fp32"), "dtypes"),
+        }
+        if OPS[op].weighted:
+            for name, choices in (("weights", WEIGHTS), ("activations", ACTIVATIONS)):
+                words[name] = self._one(draw, name, choices, name)
         changes: dict[str, Value] = {}
-        for name, choices in _FIELDS.items():
+        for name in GROUPS.get(op, tuple(FIELDS)):
             # Drawn beside a model too: to shrinking, fewer draws are simpler.
-            changes |= choices[self._one(draw, name, tuple(range(len(choices))))]
-        weights = self._one(draw, "weights", _WEIGHTS, "weights")
-        return case.but(
-            model=model,
-            changes=tuple(sorted(changes.items())) if model is None else (),
-            dtype=self._one(draw, "dtype", (None, "fp16", "fp32"), "dtypes"),
-            weights=weights,
-            activations=self._one(draw, "activations", _ACTIVATIONS, "activations"),
-        )
+            groups = FIELDS[name]
+            changes |= groups[self._one(draw, name, tuple(range(len(groups))))]
+        plain = tuple(sorted(changes.items())) if words["model"] is None else ()
+        return case.but(changes=plain, **words)
 
     def _structure(self, draw: DrawFn, case: Case) -> Case:
         """Load, slots, memory, constants, types, values."""
-        words: dict[str, tuple[Any, ...]] = {
-            "load": LOADS,
-            "slots": slots_of(case.op),
-            "memory": MEMORY,
-        }
+        words: dict[str, tuple[Any, ...]] = {"memory": MEMORY}
+        if "E" in OPS[case.op].sizes:
+            words |= {"load": LOADS, "slots": slots_of(case.op)}
         for name in ("constants", "logits_dtype", "bias_dtype"):
             if looks_at(case.op, name):
                 first = getattr(case, name)
@@ -203,7 +137,7 @@ class _Draws:
             if not REGIMES[name].suits or case.op in REGIMES[name].suits
         )
         changes["regime"] = self._one(draw, "regime", rules or self.regimes)
-        changes["seed"] = draw(st.integers(0, 255), label="seed")
+        changes["seed"] = draw(SEEDS)
         return case.but(**changes)
 
     def _rank(self, draw: DrawFn, case: Case) -> Case:
@@ -219,24 +153,21 @@ class _Draws:
         split = self._one(draw, "split", tuple(splits))
         if split != "none":
             most = min(4, experts) if split == "local" else 3
-            size = draw(st.integers(2, most), label="ranks")
-            rank = draw(st.integers(0, size - 1), label="rank")
+            size = self._one(draw, "ranks", tuple(range(2, most + 1)))
+            rank = self._one(draw, "rank", tuple(range(size)))
             case = within(case.but(**{split: f"{rank}/{size}"}), self.largest)
         if (
             looks_at(op, "rows")
             and case.T > 1
             and self._one(draw, "sampled", (False, True))
         ):
-            case = case.but(rows=draw(st.integers(1, case.T), label="rows"))
+            case = case.but(rows=draw(st.integers(1, case.T)))
         return case
 
     def _size(self, draw: DrawFn, name: str) -> int:
         """A small size, or one at an edge, inside what is supported."""
-        low = 0 if name == "T" else 1
-        small = st.integers(low, _EDGES[name][0])
-        edge = st.sampled_from(_EDGES[name])
-        size = self.supports.size(name, draw(small | edge, label=name))
-        event(f"{name}: {'an edge' if size in _EDGES[name] else 'small'}", size)
+        size = self.supports.size(name, draw(sizes(name)))
+        event(f"{name}: {'an edge' if size in EDGES[name] else 'small'}", size)
         return size
 
     def _one(
@@ -245,6 +176,6 @@ class _Draws:
         """One of the choices, the simplest first; unsupported names are left out."""
         known = getattr(self.supports, supported, None)
         left = [one for one in choices if known is None or one is None or one in known]
-        value = draw(st.sampled_from(left or list(choices)), label=name)
+        value = draw(choice(name, tuple(left or choices)))
         event(f"{name}: {value}")
         return value
