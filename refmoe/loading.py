@@ -221,7 +221,10 @@ def _check_types(name: str, attributes: Mapping[str, Any]) -> None:
         if key == "alignment" and (not isinstance(value, int) or value < 1):
             raise wrong(key, "a number of bytes from 1 on")
         if key in _FLAGS and not isinstance(value, bool):
-            raise wrong(key, "True or False")
+            if key != "graph_safe":
+                raise wrong(key, "True or False")
+            if not isinstance(value, tuple):
+                raise wrong(key, "True, False or a tuple of tactics")
         if key == "numerics" and not isinstance(value, Numerics | str):
             raise wrong(key, "a refmoe.Numerics or the name of a preset")
         if key == "layouts":

@@ -31,8 +31,8 @@ from refmoe.kernels.launchers.route import route
 
 __all__ = [
     "activate", "activate_quantize", "alignment", "batch_invariant", "combine",
-    "declares", "dequantize", "deterministic", "device", "experts", "grouped_gemm",
-    "grouped_quantize", "moe", "name", "numerics", "omni_experts", "omni_route",
+    "declares", "dequantize", "deterministic", "device", "experts", "graph_safe",
+    "grouped_gemm", "grouped_quantize", "moe", "name", "numerics", "omni_experts", "omni_route",
     "omni_route_backward", "permute", "prepare", "quantize", "route", "stable",
     "supports", "tactics",
 ]  # fmt: skip
@@ -44,6 +44,8 @@ name = "refmoe.kernels"
 device = "cuda"
 stable = deterministic = batch_invariant = True
 alignment = 1
+#: Libraries get an expert's rows by offsets that are read back.
+graph_safe = tuple(name for name in names() if name not in ("torch", "cublas"))
 
 #: fp32 throughout, sums over the choices in their order, each result rounded once.
 numerics = Numerics(combine_order="slot")

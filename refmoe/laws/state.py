@@ -134,8 +134,11 @@ def _empty(case: Case, port: Port) -> str | None:
 
 
 def _no_graph(case: Case, port: Port) -> str | None:
-    if not port.get("graph_safe", False):
+    safe = port.get("graph_safe", False)
+    if not safe:
         return "the port does not declare graph_safe"
+    if case.tactic is not None and safe is not True and case.tactic not in safe:
+        return f"tactic {case.tactic} is none of the port's graph_safe ones"
     if not port.device.startswith("cuda"):
         return f"there are no graphs on {port.device}"
     return _empty(case, port)

@@ -73,9 +73,14 @@ def rows_of_a_larger_call(
     shows="a CUDA graph that is replayed on other values",
 )  # fmt: skip
 def scalar_read_at_capture(stage: Stage, rows: Tensor, weights: Tensor) -> Tensor:
-    """The least weight is read on the host, where a graph keeps it as a bound."""
-    least = float(weights.min()) if weights.numel() else 0.0
-    return stage(rows, weights.clamp(min=least))
+    """The least weight is read on the host, where a graph keeps it as a bound.
+
+    A capture cannot read: it takes what the call before it found.
+    """
+    if not (weights.is_cuda and torch.cuda.is_current_stream_capturing()):
+        known = weights.nan_to_num(torch.inf)
+        stage.memory["least"] = float(known.min()) if weights.numel() else 0.0
+    return stage(rows, weights.clamp(min=stage.memory["least"]))
 
 
 @mistake("routed", reference="DeepGEMM#451", shows="other weights of the same shape")
