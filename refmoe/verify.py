@@ -43,6 +43,9 @@ class Verifier:
     runner: Runner = field(default_factory=InProcess)
     album: Album = field(default_factory=Album)
     problems: OrderedDict[Case, Problem] = field(default_factory=OrderedDict)
+    #: Whether undeclared arithmetics are tried at all: without, each case is judged by
+    #: the declaration alone, and sooner.
+    lenient: bool = True
 
     def problem(self, case: Case) -> Problem:
         """The case's problem, which many ports share: building costs more than judging.
@@ -131,7 +134,7 @@ class Verifier:
     ) -> tuple[tuple[object, ...], dict[str, Numerics]]:
         """The key of the arithmetics that are still open, and those."""
         key = (port.name, case.op, numerics, layer.activations, layer.dtype)
-        known = self.open.get(key)
+        known = self.open.get(key) if self.lenient else {}
         return key, others(case.op, layer, numerics) if known is None else known
 
     def _hear(

@@ -78,7 +78,7 @@ def scalar_read_at_capture(stage: Stage, rows: Tensor, weights: Tensor) -> Tenso
     A capture cannot read: it takes what the call before it found.
     """
     if not (weights.is_cuda and torch.cuda.is_current_stream_capturing()):
-        known = weights.nan_to_num(torch.inf)
+        known = weights.masked_fill(weights.isnan(), torch.inf)
         stage.memory["least"] = float(known.min()) if weights.numel() else 0.0
     return stage(rows, weights.clamp(min=stage.memory["least"]))
 
