@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 
-from refmoe.kernels import loader
+from refmoe.kernels.arguments import Argument
+from refmoe.kernels.driver import Cuda
 
 Size = tuple[int, int, int]
-Scalar = np.generic | np.ndarray[Any, Any]
-Argument = torch.Tensor | Scalar | int | float | None
 
 #: The most blocks that a grid may have along x; y and z end at 65,535.
 GRID_LIMIT = 2**31 - 1
@@ -32,9 +30,9 @@ class Backend(Protocol):
 
     def run(
         self, kernel: Kernel, grid: Size, block: Size,
-        arguments: Sequence[Scalar], shared: int, device: torch.device,
+        arguments: Sequence[Argument], shared: int, device: torch.device,
     ) -> None:  # fmt: skip
-        """Launch; arguments are pointers and scalars of their parameters' widths."""
+        """Launch; each argument becomes one parameter of the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,7 @@ class Kernel:
     ) -> None:  # fmt: skip
         """Launch on the current stream of `device`; an empty grid launches nothing.
 
-        Tensors and None pass as pointers, int as 64-bit and float as 32-bit scalars,
-        numpy scalars and one-element structured arrays by value.
+        What becomes of arguments: `refmoe.kernels.arguments`.
         """
         sizes = (grid,) if isinstance(grid, int) else grid
         if 0 in sizes:
@@ -62,67 +59,7 @@ class Kernel:
                 "65535, 65535); split the input along its first axis"
             )
         x, y, z = (*sizes, 1, 1)[:3]
-        scalars = [_scalar(argument) for argument in arguments]
-        _backend.run(self, (x, y, z), (block, 1, 1), scalars, shared, device)
-
-
-def _scalar(argument: Argument) -> Scalar:
-    if isinstance(argument, torch.Tensor):
-        return np.uint64(argument.data_ptr())
-    if argument is None:
-        return np.uint64(0)
-    if isinstance(argument, np.generic | np.ndarray):
-        return argument
-    return np.int64(argument) if isinstance(argument, int) else np.float32(argument)
-
-
-class Cuda:
-    """Launches through CuPy on the current PyTorch stream."""
-
-    kind = "cuda"
-
-    def run(
-        self, kernel: Kernel, grid: Size, block: Size,
-        arguments: Sequence[Scalar], shared: int, device: torch.device,
-    ) -> None:  # fmt: skip
-        """Launch asynchronously."""
-        index = device.index or 0
-        function = loader.function(kernel.file, kernel.expression, index, shared)
-        stream = current_stream(index)
-        if index == torch.cuda.current_device():
-            function(grid, block, tuple(arguments), shared_mem=shared, stream=stream)
-            return
-        with torch.cuda.device(index):
-            function(grid, block, tuple(arguments), shared_mem=shared, stream=stream)
-
-
-@dataclass(frozen=True, slots=True)
-class _Handle:
-    """A raw stream under the protocol by which libraries hand streams over."""
-
-    handle: int
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, self.handle
-
-
-#: Kept for good: CuPy destroys the stream behind a wrapper that is dropped.
-_streams: dict[int, Any] = {}
-
-
-def current_stream(index: int) -> Any:
-    """PyTorch's current stream on a device, as CuPy takes it."""
-    handle = torch.cuda.current_stream(index).cuda_stream
-    stream = _streams.get(handle)
-    if stream is None:
-        stream = _streams[handle] = _wrap(handle)
-    return stream
-
-
-def _wrap(handle: int) -> Any:
-    import cupy
-
-    return cupy.cuda.Stream.from_external(_Handle(handle))
+        _backend.run(self, (x, y, z), (block, 1, 1), arguments, shared, device)
 
 
 _backend: Backend = Cuda()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,23 @@ from refmoe.kernels import cache, catalogue, compiler
 #: Bytes of dynamic shared memory that a kernel may take without being allowed to.
 _FREELY_SHARED = 48 * 1024
 
+
+@dataclass(slots=True)
+class Loaded:
+    """A kernel on a device: CuPy's object, which keeps the code there, and its handle.
+
+    `launch` is the driver's cuLaunchKernel as CuPy exposes it, `shared` the bytes of
+    dynamic shared memory that are allowed for.
+    """
+
+    kernel: Any
+    handle: int
+    launch: Callable[..., None]
+    shared: int = _FREELY_SHARED
+
+
 _lock = threading.RLock()
-_functions: dict[tuple[str, str, int, str], Any] = {}
+_functions: dict[tuple[str, str, int, str], Loaded] = {}
 
 
 def target_for(device: int) -> str:
@@ -32,8 +49,8 @@ def _own_target(device: int) -> str:
     return compiler.target_of(*torch.cuda.get_device_capability(device))
 
 
-def function(file: str, expression: str, device: int, shared: int = 0) -> Any:
-    """The CuPy kernel for `expression` of `file`, loaded on `device`.
+def function(file: str, expression: str, device: int, shared: int = 0) -> Loaded:
+    """The kernel for `expression` of `file`, loaded on `device`.
 
     `shared` bytes of dynamic shared memory are allowed for when they pass 48 KiB.
     Compiles on the first call in the world, reads the disk cache on the first call in
@@ -46,10 +63,10 @@ def function(file: str, expression: str, device: int, shared: int = 0) -> Any:
         with _lock, torch.cuda.device(device):
             loaded = _functions.get(key) or _load(file, expression, target)
             _functions[key] = loaded
-    if shared > _FREELY_SHARED:
-        with torch.cuda.device(device):
-            if loaded.max_dynamic_shared_size_bytes < shared:
-                loaded.max_dynamic_shared_size_bytes = shared
+    if shared > loaded.shared:
+        with _lock, torch.cuda.device(device):
+            loaded.kernel.max_dynamic_shared_size_bytes = max(shared, loaded.shared)
+            loaded.shared = max(shared, loaded.shared)
     return loaded
 
 
@@ -74,7 +91,7 @@ def _image(file: str, expression: str, target: str) -> tuple[Path, compiler.Imag
     return cache.fetch(file, (expression,), target)
 
 
-def _load(file: str, expression: str, target: str) -> Any:
+def _load(file: str, expression: str, target: str) -> Loaded:
     try:
         import cupy
     except ImportError as error:
@@ -85,7 +102,8 @@ def _load(file: str, expression: str, target: str) -> Any:
     path, image = _image(file, expression, target)
     try:
         # Loads the module at once: a later launch, in a capture say, never does.
-        return cupy.RawModule(path=str(path)).get_function(image.names[expression])
+        kernel = cupy.RawModule(path=str(path)).get_function(image.names[expression])
+        return Loaded(kernel, kernel.kernel.ptr, cupy.cuda.driver.launchKernel)
     except cupy.cuda.driver.CUDADriverError as error:
         driver = cupy.cuda.runtime.driverGetVersion()
         major, minor = compiler.version()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from refmoe.kernels import cache, catalogue, compiler, launch, loader
-from refmoe.kernels.launch import Cuda, Kernel
+from refmoe.kernels import cache, catalogue, compiler, driver, loader
+from refmoe.kernels.driver import Cuda
+from refmoe.kernels.launch import Kernel
 
 pytestmark = pytest.mark.usefixtures("nvrtc")
 
@@ -22,43 +23,101 @@ DEVICE = torch.device("cuda", 0)
 WHOLE = catalogue.instances()["combine.cu"]
 
 
+class Launches(list[tuple[Any, ...]]):
+    """What would have gone to the driver; `failures` come first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: list[Exception] = []
+        self.stream, self.device = 7, 0
+
+    def launch(self, *call: Any) -> None:
+        if self.failures:
+            raise self.failures.pop()
+        *numbers, pointers, extra = call
+        first = ctypes.c_void_p.from_address(pointers).value
+        self.append((*numbers, ctypes.c_int64.from_address(first or 0).value, extra))
+
+
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Launches that would have gone to the driver; the current stream is number 7."""
-    calls: list[tuple[Any, ...]] = []
+def launched(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    """Launches of a kernel with one 64-bit argument; handle 99, stream 7, device 0."""
+    calls = Launches()
 
     def function(file: str, expression: str, device: int, shared: int) -> Any:
-        return lambda *given, **keywords: calls.append((file, device, given, keywords))
+        return loader.Loaded(None, 99, calls.launch)
 
-    stream = SimpleNamespace(cuda_stream=7)
     monkeypatch.setattr(loader, "function", function)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: stream)
+    monkeypatch.setattr(
+        torch._C, "_cuda_getCurrentRawStream", lambda index: calls.stream, raising=False
+    )
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(launch, "_wrap", lambda handle: f"stream {handle}")
-    monkeypatch.setattr(launch, "_streams", {})
+
+    @contextmanager
+    def on(device: int) -> Iterator[None]:
+        calls.device, before = device, calls.device
+        calls.append(("on", device))
+        yield
+        calls.device = before
+
+    monkeypatch.setattr(torch.cuda, "device", on)
     return calls
 
 
-def test_cuda_launches_on_the_current_stream(launched: list[tuple[Any, ...]]) -> None:
-    backend = Cuda()
-    kernel = Kernel("x.cu", "k")
-    for _ in range(2):
-        backend.run(kernel, (3, 1, 1), (64, 1, 1), [np.int32(5)], 128, DEVICE)
-    assert launched == 2 * [
-        ("x.cu", 0, ((3, 1, 1), (64, 1, 1), (np.int32(5),)),
-         {"shared_mem": 128, "stream": "stream 7"})
-    ]  # fmt: skip
+def run(argument: int, device: torch.device = DEVICE) -> None:
+    Cuda().run(Kernel("x.cu", "k"), (3, 2, 1), (64, 1, 1), [argument], 128, device)
 
 
-def test_cuda_wraps_each_stream_once(
-    launched: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+def test_cuda_launches_on_the_current_stream(launched: Launches) -> None:
+    """Catches arguments in another order, and a stream that was kept."""
+    run(5)
+    launched.stream = 8
+    run(6)
+    assert launched == [
+        (99, 3, 2, 1, 64, 1, 1, 128, 7, 5, 0),
+        (99, 3, 2, 1, 64, 1, 1, 128, 8, 6, 0),
+    ]
+
+
+def test_cuda_changes_the_device_only_where_it_must(launched: Launches) -> None:
+    run(5, torch.device("cuda", 1))
+    assert launched[0] == ("on", 1)
+    assert len(launched) == 2
+
+
+def test_cuda_binds_a_thread_that_has_no_context(
+    launched: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrapped: list[int] = []
-    monkeypatch.setattr(launch, "_wrap", lambda handle: wrapped.append(handle) or "s")
-    backend = Cuda()
-    for _ in range(3):
-        backend.run(Kernel("x.cu", "k"), (1, 1, 1), (32, 1, 1), [], 0, DEVICE)
-    assert wrapped == [7]
+    """Catches the first launch in a fresh thread failing, and an error swallowed."""
+
+    class DriverError(RuntimeError):
+        def __init__(self, status: int) -> None:
+            super().__init__(f"status {status}")
+            self.status = status
+
+    bound: list[int] = []
+    runtime = SimpleNamespace(setDevice=bound.append)
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    launched.failures = [DriverError(201)]
+    run(5)
+    assert bound == [0]
+    assert len(launched) == 1
+    launched.failures = [DriverError(719)]
+    with pytest.raises(DriverError, match="719"):
+        run(5)
+    assert bound == [0]
+
+
+def test_stream_is_wrapped_once(
+    launched: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a wrapper a call: CuPy destroys a stream when one is dropped."""
+    monkeypatch.setattr(driver, "_streams", {})
+    monkeypatch.setattr(driver, "_wrap", lambda handle: [handle])
+    first = driver.current_stream(0)
+    assert first == [7]
+    assert driver.current_stream(0) is first
 
 
 @pytest.fixture
@@ -76,7 +135,11 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         def get_function(self, name: str) -> Any:
             if found.fails:
                 raise DriverError("CUDA_ERROR_NO_BINARY_FOR_GPU")
-            return SimpleNamespace(name=name, max_dynamic_shared_size_bytes=0)
+            return SimpleNamespace(
+                name=name,
+                max_dynamic_shared_size_bytes=0,
+                kernel=SimpleNamespace(ptr=9),
+            )
 
     @contextmanager
     def on(device: int) -> Iterator[None]:
@@ -86,7 +149,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     cupy = SimpleNamespace(
         RawModule=RawModule,
         cuda=SimpleNamespace(
-            driver=SimpleNamespace(CUDADriverError=DriverError),
+            driver=SimpleNamespace(CUDADriverError=DriverError, launchKernel=None),
             runtime=SimpleNamespace(driverGetVersion=lambda: 12040),
         ),
     )
@@ -103,7 +166,8 @@ def test_loader_compiles_one_instance_once(module: SimpleNamespace) -> None:
     path = module.path
     assert loader.function("combine.cu", WHOLE[0], 0) is first
     assert (
-        first.name == cache.fetch("combine.cu", (WHOLE[0],), "sm_80")[1].names[WHOLE[0]]
+        first.kernel.name
+        == cache.fetch("combine.cu", (WHOLE[0],), "sm_80")[1].names[WHOLE[0]]
     )
     assert path == cache.fetch("combine.cu", (WHOLE[0],), "sm_80")[0]
 
@@ -115,11 +179,11 @@ def test_loader_takes_the_whole_file_once_it_is_there(module: SimpleNamespace) -
 
 
 def test_loader_allows_large_shared_memory(module: SimpleNamespace) -> None:
-    assert loader.function("combine.cu", WHOLE[0], 0, 48 * 1024)
-    loaded = loader.function("combine.cu", WHOLE[0], 0, 64 * 1024)
-    assert loaded.max_dynamic_shared_size_bytes == 64 * 1024
-    loader.function("combine.cu", WHOLE[0], 0, 50 * 1024)
-    assert loaded.max_dynamic_shared_size_bytes == 64 * 1024
+    loaded = loader.function("combine.cu", WHOLE[0], 0, 48 * 1024)
+    assert loaded.kernel.max_dynamic_shared_size_bytes == 0
+    for wanted, allowed in ((64, 64), (50, 64), (96, 96)):
+        assert loader.function("combine.cu", WHOLE[0], 0, wanted * 1024) is loaded
+        assert loaded.kernel.max_dynamic_shared_size_bytes == allowed * 1024
 
 
 def test_loader_names_a_driver_that_does_not_fit(module: SimpleNamespace) -> None:

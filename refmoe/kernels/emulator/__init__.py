@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from refmoe.kernels import cache, catalogue, launch
+from refmoe.kernels.arguments import Argument, bytes_of
 from refmoe.kernels.source import expand
 
 _ROOM = Path(__file__).parent
@@ -88,13 +89,14 @@ class Emulator:
 
     def run(
         self, kernel: launch.Kernel, grid: launch.Size, block: launch.Size,
-        arguments: Sequence[launch.Scalar], shared: int, device: torch.device,
+        arguments: Sequence[Argument], shared: int, device: torch.device,
     ) -> None:  # fmt: skip
         """Run one launch to its end; RuntimeError with the first violation."""
-        buffers = [ctypes.create_string_buffer(a.tobytes()) for a in arguments]
+        contents = [bytes_of(argument) for argument in arguments]
+        buffers = [ctypes.create_string_buffer(content) for content in contents]
         count = len(buffers)
         values = (ctypes.c_void_p * count)(*(ctypes.addressof(b) for b in buffers))
-        sizes = (ctypes.c_uint * count)(*(a.nbytes for a in arguments))
+        sizes = (ctypes.c_uint * count)(*map(len, contents))
         entry = _entry(kernel.file, kernel.expression)
         failure = entry(
             (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from refmoe.kernels.launch import current_stream
+from refmoe.kernels.driver import current_stream
 from refmoe.kernels.launchers.apart import by_expert
 from refmoe.kernels.launchers.gemm import Gemm
 
