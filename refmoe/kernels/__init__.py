@@ -12,9 +12,9 @@ from typing import Any
 _PORT = (
     "activate", "activate_quantize", "alignment", "batch_invariant", "combine",
     "declares", "dequantize", "deterministic", "device", "experts", "graph_safe",
-    "grouped_gemm", "grouped_quantize", "moe", "name", "numerics", "omni_experts", "omni_route",
-    "omni_route_backward", "permute", "prepare", "quantize", "route", "stable",
-    "supports", "tactics",
+    "grouped_gemm", "grouped_quantize", "moe", "name", "numerics", "omni_experts",
+    "omni_route", "omni_route_backward", "permute", "prepare", "quantize", "route",
+    "stable", "supports", "tactics",
 )  # fmt: skip
 
 
