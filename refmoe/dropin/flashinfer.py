@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from oracle.params import Blocks, Params
 from oracle.spec import Activation, BlockFormat, Layer
 from refmoe.kernels.launchers.experts import experts
 from refmoe.kernels.launchers.formats import TYPES
-from refmoe.kernels.launchers.operands import Packed
+from refmoe.kernels.launchers.operands import Matrix, Packed
 from refmoe.kernels.launchers.prepare import Prepared
 
 #: FlashInfer's ActivationType by name: its numbers differ between releases.
@@ -22,22 +23,16 @@ ACTIVATIONS: dict[str, Activation] = {
     "Geglu": Activation("geglu_erf"), "GegluTanh": Activation("geglu_tanh"),
     "Relu2": Activation("relu2"), "Identity": Activation("identity"),
 }  # fmt: skip
-#: Arguments that may be left at their default only.
-_UNSUPPORTED: dict[str, Any] = {
-    "input_sf": None, "cluster_size": 1, "cluster_rank": 0, "enable_alltoall": False,
-    "use_mxfp8_act_scaling": False, "min_latency_mode": False,
-    "use_packed_weights": False, "use_wfp4afp8_humming": False,
-}  # fmt: skip
 
 
 def cutlass_fused_moe(
     input: torch.Tensor,
     token_selected_experts: torch.Tensor,
-    token_final_scales: torch.Tensor,
+    token_final_scales: torch.Tensor | None,
     fc1_expert_weights: torch.Tensor,
     fc2_expert_weights: torch.Tensor,
     output_dtype: torch.dtype,
-    quant_scales: list[torch.Tensor] | None,
+    quant_scales: Sequence[torch.Tensor] | None,
     fc1_expert_biases: torch.Tensor | None = None,
     fc2_expert_biases: torch.Tensor | None = None,
     input_sf: torch.Tensor | None = None,
@@ -48,106 +43,189 @@ def cutlass_fused_moe(
     tp_rank: int = 0,
     ep_size: int = 1,
     ep_rank: int = 0,
-    *,
+    cluster_size: int = 1,
+    cluster_rank: int = 0,
     output: torch.Tensor | None = None,
+    enable_alltoall: bool = False,
     use_deepseek_fp8_block_scale: bool = False,
     use_w4_group_scaling: bool = False,
+    use_mxfp8_act_scaling: bool = False,
+    min_latency_mode: bool = False,
+    use_packed_weights: bool = False,
+    use_wfp4afp8_humming: bool = False,
+    tune_max_num_tokens: int = 8192,
+    enable_pdl: bool | None = None,
     activation_type: object = "Swiglu",
-    **others: Any,
+    swizzled_input_sf: bool = True,
+    use_fused_finalize: bool = True,
+    profile_ids: Sequence[int] | None = None,
+    workspace_buffer: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The weighted sum of the chosen experts' MLPs, [T, H] of `output_dtype`.
+    """The weighted sum of the chosen experts' MLPs, [T, H], rounded once.
 
     Shapes:
-        input: fp16 or bf16 [T, H]; token_selected_experts: i32[T, k], ids of all ranks
-        token_final_scales: f32[T, k]; swiglu_*: f32[E]; biases: [E, 2I], [E, H]
-        fc1_expert_weights: [E, 2I, H], up rows before gate rows; fc2: [E, H, I]
+        input: fp16, bf16 or fp32 [T, H]; token_selected_experts: i32[T, k], ids of all
+        ranks; token_final_scales: f32[T, k], None for 1; swiglu_*: f32[E]
+        fc1_expert_weights: [E, 2I, H], up rows before gate rows; fc2: [E, H, I];
+        biases: [E, 2I], [E, H]; E experts of this rank
+        quant_scales: by the type of the weights and the mode,
+            weights of input's type: none
+            int8: f32[E, 2I] and f32[E, H], a scale for each row
+            e4m3, use_deepseek_fp8_block_scale: f32 scales of 128 x 128 tiles, x being
+            quantised in groups of 128
+            u8, use_w4_group_scaling: interleaved MXFP4 [E, 2I, H / 2] whose folded E8M0
+            scales these are; I and H may be padded, H of `input` and of the result not
         activation_type: a member of ActivationType, or its name
-        quant_scales: none for fp16 and bf16 weights; with use_w4_group_scaling the
-        folded E8M0 scales of interleaved MXFP4 weights u8[E, 2I, H / 2], both padded;
-        with use_deepseek_fp8_block_scale the fp32 scales of E4M3 weights in 128 x 128
-        tiles, x being quantised in groups of 128
 
-    Weights are those of one rank: of `ep_size` runs of experts, and of `tp_size` runs
-    of I already cut. Arguments of tuning and launching have no effect.
+    Sums are those of fp32, rounded to `output_dtype` (fp32, fp16 or bf16) at the end.
+    Weights are one rank's: the `ep_rank`-th of `ep_size` runs of experts, and a run of
+    I already cut, of which the first alone (`tp_rank` 0) adds fc2_expert_biases.
+    `enable_alltoall` leaves it open what tokens without a local expert hold: zeros.
+    tune_max_num_tokens, enable_pdl, swizzled_input_sf, use_fused_finalize and
+    workspace_buffer decide nothing here: no call tunes, finalising is deterministic.
 
-    Raises NotImplementedError for other kinds of weights and for modes that are not
-    listed here, ValueError and TypeError for tensors that do not fit.
+    Raises NotImplementedError for other modes and kinds of weights, ValueError and
+    TypeError for tensors that do not fit.
     """
-    for name, default in _UNSUPPORTED.items():
-        given = input_sf if name == "input_sf" else others.get(name, default)
-        if given is not default and given != default:
+    only = {
+        "input_sf": (input_sf, None), "profile_ids": (profile_ids, None),
+        "cluster_size": (cluster_size, 1), "cluster_rank": (cluster_rank, 0),
+        "min_latency_mode": (min_latency_mode, False),
+        "use_mxfp8_act_scaling": (use_mxfp8_act_scaling, False),
+        "use_packed_weights": (use_packed_weights, False),
+        "use_wfp4afp8_humming": (use_wfp4afp8_humming, False),
+    }  # fmt: skip
+    for name, (given, default) in only.items():
+        if given is not None if default is None else given != default:
             raise NotImplementedError(
                 f"cutlass_fused_moe: {name}={given!r} has no kernel here; leave it at "
                 f"{default!r}"
             )
-    kind = getattr(activation_type, "name", activation_type)
-    activation = ACTIVATIONS.get(str(kind))
-    if activation is None:
-        raise NotImplementedError(
-            f"cutlass_fused_moe: activation_type={kind!r} has no kernel here; give one "
-            f"of {', '.join(ACTIVATIONS)}, or the member of that name"
+    _check_rank("tp", tp_rank, tp_size)
+    _check_rank("ep", ep_rank, ep_size)
+    activation = _activation(activation_type)
+    constants = {"alpha": swiglu_alpha, "beta": swiglu_beta, "limit": swiglu_limit}
+    if activation.kind != "swiglu":
+        for name, tensor in constants.items():
+            if tensor is not None:
+                raise ValueError(
+                    f"cutlass_fused_moe: activation_type={activation_type} has no "
+                    f"{name}; leave swiglu_{name} out, or take a Swiglu"
+                )
+    if output_dtype not in TYPES:
+        raise TypeError(
+            f"cutlass_fused_moe: output_dtype={output_dtype} has no kernel here; take "
+            "float32, float16 or bfloat16"
         )
-    plain: str | BlockFormat = TYPES.get(input.dtype, "bf16")
-    seen = plain
-    up, down = fc1_expert_weights, fc2_expert_weights
-    # Packed ones too, which Params are not declared to hold.
-    weights: tuple[Any, Any] = (up, down)
-    if use_w4_group_scaling:
-        form = preset("mxfp4")
-        scales = [_bytes(scale) for scale in quant_scales or ()]
-        _count("use_w4_group_scaling", scales, 2)
-        weights = (
-            Packed(_bytes(up), _folded(up, scales[0]), form, "nibbles_sm90"),
-            Packed(_bytes(down), _folded(down, scales[1]), form, "nibbles_sm90"),
-        )
-    elif use_deepseek_fp8_block_scale:
-        form, seen = preset("fp8_block_128"), preset("fp8_group_128")
-        scales = list(quant_scales or ())
-        _count("use_deepseek_fp8_block_scale", scales, 2)
-        weights = (Blocks(_bytes(up), scales[0], form),
-                   Blocks(_bytes(down), scales[1], form))  # fmt: skip
-    elif quant_scales:
-        raise NotImplementedError(
-            f"cutlass_fused_moe: {len(quant_scales)} quant_scales without a mode that "
-            "names them; set use_w4_group_scaling or use_deepseek_fp8_block_scale"
-        )
-    local, hidden = up.shape[0], input.shape[1]
-    width = up.shape[1] // (2 if activation.gated else 1)
-    padded = use_w4_group_scaling
+    weights, seen = _weights(
+        input.dtype, fc1_expert_weights, fc2_expert_weights, list(quant_scales or ()),
+        use_w4_group_scaling, use_deepseek_fp8_block_scale,
+    )  # fmt: skip
+    local, width, _ = weights[0].shape
+    hidden, padded = input.shape[1], weights[1].shape[1]
     layer = Layer(
-        down.shape[1] if padded else hidden, width, local * ep_size,
-        token_selected_experts.shape[1], activation=activation, dtype=str(plain),
-        weights=plain, activations=seen, requantize=seen, name="cutlass_fused_moe",
+        padded, width // (2 if activation.gated else 1), local * ep_size,
+        token_selected_experts.shape[1], activation=activation,
+        dtype=TYPES[input.dtype], activations=seen, requantize=seen,
+        name="cutlass_fused_moe",
     )  # fmt: skip
-    if padded and hidden != layer.hidden:
-        input = torch.nn.functional.pad(input, (0, layer.hidden - hidden))
-    params = Params(
-        weights[0], weights[1], fc1_expert_biases, fc2_expert_biases,
-        alpha=swiglu_alpha, beta=swiglu_beta, limit=swiglu_limit,
-    )  # fmt: skip
-    held = Prepared(*weights, fc1_expert_biases, fc2_expert_biases, gate_first=False)
-    first = ep_rank * local
+    if use_w4_group_scaling and hidden < padded:
+        input = torch.nn.functional.pad(input, (0, padded - hidden))
+    if token_final_scales is None:
+        token_final_scales = torch.ones_like(token_selected_experts).float()
+    down_bias = fc2_expert_biases if tp_rank == 0 else None
+    packed: tuple[Any, Any] = weights
+    params = Params(*packed, fc1_expert_biases, down_bias, **constants)
+    held = Prepared(*weights, fc1_expert_biases, down_bias, gate_first=False)
     made = experts(
         input, token_selected_experts, token_final_scales, params, layer,
-        prepared=held, local=(first, first + local) if ep_size > 1 else None,
-    )  # fmt: skip
-    made = made[:, :hidden].to(output_dtype)
-    return made.contiguous() if output is None else output.copy_(made)
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view(torch.uint8)
-
-
-def _folded(weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Folded scales as [E, N / 64, K / 128, 16, 16], however their axes are grouped."""
-    experts, rows, packed = weight.shape
-    return scales.reshape(experts, rows // 64, packed // 64, 16, 16)
-
-
-def _count(mode: str, scales: list[torch.Tensor], count: int) -> None:
-    if len(scales) != count:
+        prepared=held, dtype=output_dtype,
+        local=(ep_rank * local, (ep_rank + 1) * local) if ep_size > 1 else None,
+    )[:, :hidden]  # fmt: skip
+    if output is None:
+        return made.contiguous()
+    if output.shape != made.shape or output.dtype != output_dtype:
         raise ValueError(
-            f"cutlass_fused_moe: {mode} takes {count} quant_scales; there are "
-            f"{len(scales)}"
+            f"cutlass_fused_moe: output is {output.dtype} {tuple(output.shape)}; give "
+            f"{output_dtype} {tuple(made.shape)}"
         )
+    return output.copy_(made)
+
+
+def _check_rank(kind: str, rank: int, size: int) -> None:
+    if not 0 <= rank < size:
+        raise ValueError(
+            f"cutlass_fused_moe: {kind}_rank={rank} must lie in 0..{kind}_size - 1 = "
+            f"{size - 1}"
+        )
+
+
+def _activation(given: object) -> Activation:
+    """The activation of a member of ActivationType, or of its name."""
+    name = getattr(given, "name", given)
+    if name not in ACTIVATIONS:
+        raise NotImplementedError(
+            f"cutlass_fused_moe: activation_type={name!r} has no kernel here; give one "
+            f"of {', '.join(ACTIVATIONS)}, or the member of that name"
+        )
+    return ACTIVATIONS[str(name)]
+
+
+def _weights(
+    dtype: torch.dtype, up: torch.Tensor, down: torch.Tensor,
+    scales: list[torch.Tensor], grouped_fp4: bool, tiled_fp8: bool,
+) -> tuple[tuple[Matrix, Matrix], str | BlockFormat]:  # fmt: skip
+    """Both weights with their scales, and what x and the intermediate become."""
+    plain = TYPES.get(dtype)
+    if plain is None:
+        raise NotImplementedError(
+            f"cutlass_fused_moe: input of {dtype} has no kernel here; give float32, "
+            "float16 or bfloat16, which the modes quantise themselves"
+        )
+    if grouped_fp4 and tiled_fp8:
+        raise ValueError(
+            "cutlass_fused_moe: use_w4_group_scaling and use_deepseek_fp8_block_scale "
+            "are two kinds of weights; set one of them"
+        )
+    mode, stored, make = "weights of input's type", dtype, None
+    if grouped_fp4:
+        mode, stored, make = "use_w4_group_scaling", torch.uint8, _interleaved
+    elif tiled_fp8:
+        mode, stored, make = "use_deepseek_fp8_block_scale", torch.float8_e4m3fn, _tiled
+    elif up.dtype == torch.int8:
+        mode, stored, make = "int8 weights", torch.int8, _channels
+    if {up.dtype, down.dtype} != {stored}:
+        raise NotImplementedError(
+            f"cutlass_fused_moe: fc1 of {up.dtype} and fc2 of {down.dtype} have no "
+            f"kernel here beside input of {dtype}; {mode} must be {stored}"
+        )
+    if len(scales) != (0 if make is None else 2):
+        raise ValueError(
+            f"cutlass_fused_moe: {mode} takes {0 if make is None else 2} quant_scales; "
+            f"there are {len(scales)}"
+        )
+    if make is None:
+        return (up, down), plain
+    made = make(up, scales[0]), make(down, scales[1])
+    return made, preset("fp8_group_128") if tiled_fp8 else plain
+
+
+def _channels(weight: torch.Tensor, scales: torch.Tensor) -> Blocks:
+    return Blocks(weight, scales[..., None].contiguous(), preset("int8_channel"))
+
+
+def _tiled(weight: torch.Tensor, scales: torch.Tensor) -> Blocks:
+    return Blocks(weight.view(torch.uint8), scales, preset("fp8_block_128"))
+
+
+def _interleaved(weight: torch.Tensor, scales: torch.Tensor) -> Packed:
+    """Interleaved codes; their folded scales, however their axes are grouped."""
+    experts, rows, half = weight.shape
+    if rows % 64 or half % 64:
+        raise ValueError(
+            f"cutlass_fused_moe: interleaved weights of {rows} x {2 * half} are no "
+            "multiple of 64 x 128; pad them before they are interleaved"
+        )
+    folded = scales.contiguous().view(torch.uint8)
+    folded = folded.reshape(experts, rows // 64, half // 64, 16, 16)
+    return Packed(weight.contiguous(), folded, preset("mxfp4"), "nibbles_sm90")

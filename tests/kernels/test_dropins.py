@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from oracle.layouts.scale_tiles import swizzle_128x4, swizzle_grouped
 from oracle.moe import trace
 from oracle.numerics import Numerics
 from oracle.params import Blocks, Params
+from oracle.shard import tensor_parallel
 from oracle.spec import Activation, Layer
 from refmoe.compare import compare
 from refmoe.dropin.flashinfer import cutlass_fused_moe
@@ -44,6 +46,13 @@ def layer(**changes: Any) -> Layer:
     return Layer(HIDDEN, WIDTH, EXPERTS, 2, **changes)
 
 
+def _codes(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {
+        "fc1_expert_weights": torch.zeros(EXPERTS, 2 * WIDTH, HIDDEN).to(dtype),
+        "fc2_expert_weights": torch.zeros(EXPERTS, HIDDEN, WIDTH).to(dtype),
+    }
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_cutlass_fused_moe_takes_up_before_gate(
     dtype: torch.dtype, emulated: None
@@ -63,26 +72,81 @@ def test_cutlass_fused_moe_takes_up_before_gate(
         x, ids, scales, *given, down_bias, swiglu_limit=limit, tune_max_num_tokens=64
     )
     assert torch.equal(got, want)
-    numerics = Numerics(intermediate=name)
+    once = cutlass_fused_moe(
+        x, ids, scales, *given[:2], torch.float32, [], given[4], down_bias,
+        swiglu_limit=limit,
+    )  # fmt: skip
+    assert torch.equal(once.to(dtype), want)
+    numerics = Numerics(intermediate=name, output="fp32")
     chosen = {"ids": ids.long(), "weights": scales}
     for rank, part in enumerate((slice(0, 2), slice(2, 4))):
         half = cutlass_fused_moe(
             x, ids, scales, given[0][part], down[part], torch.float32, None,
             given[4][part], down_bias[part], swiglu_limit=limit[part], ep_size=2,
-            ep_rank=rank,
+            ep_rank=rank, enable_alltoall=True,
         )  # fmt: skip
         own = Params(
             up[part], down[part], bias[part], down_bias[part], limit=limit[part]
         )
         local = (part.start, part.stop)
         taps = trace(whole, own, x, None, numerics, given=chosen, local=local)
-        # A rank rounds its part to the layer's type.
-        tap = bounds.rounded(taps["routed"], name, numerics)
         assert half.dtype == torch.float32
-        assert not compare("routed", tap, half, numerics).kind.failed
+        assert not compare("out", taps["out"], half, numerics).kind.failed
     buffer = torch.empty(TOKENS, HIDDEN)
     assert cutlass_fused_moe(x, ids, scales, *given[:2], torch.float32, None,
                              output=buffer) is buffer  # fmt: skip
+
+
+def test_cutlass_fused_moe_adds_the_last_bias_in_one_rank_only(emulated: None) -> None:
+    """Catches a bias that each rank of tensor parallelism adds before the sum."""
+    x, (ids, _) = randn(TOKENS, HIDDEN).bfloat16(), routed()
+    gate_up, down = randn(EXPERTS, 2 * WIDTH, HIDDEN), randn(EXPERTS, HIDDEN, WIDTH)
+    params = Params(gate_up.bfloat16(), down.bfloat16(), down_bias=randn(4, HIDDEN))
+    numerics = Numerics(output="fp32")
+    # token_final_scales=None: every choice counts once.
+    chosen = {"ids": ids.long(), "weights": torch.ones(TOKENS, 2)}
+    for rank, shard in enumerate(tensor_parallel(layer(), params, 2)):
+        own: Any = shard.params
+        got = cutlass_fused_moe(
+            x, ids, None, arrange(own.gate_up, "up_gate"), own.down.contiguous(),
+            torch.float32, None, None, params.down_bias, tp_size=2, tp_rank=rank,
+        )  # fmt: skip
+        tap = trace(shard.layer, own, x, None, numerics, given=chosen)["out"]
+        assert not compare("out", tap, got, numerics).kind.failed
+
+
+def test_cutlass_fused_moe_takes_int8_with_a_scale_for_each_row(emulated: None) -> None:
+    x, (ids, scales) = randn(TOKENS, HIDDEN).half(), routed()
+    up = quantize(randn(EXPERTS, 2 * WIDTH, HIDDEN), "int8_channel")
+    down = quantize(randn(EXPERTS, HIDDEN, WIDTH), "int8_channel")
+    types = dict.fromkeys(("dtype", "activations", "requantize"), "fp16")
+    got = cutlass_fused_moe(
+        x, ids, scales, arrange(up.codes, "up_gate"), down.codes, torch.float16,
+        [arrange(up.scales, "up_gate")[..., 0], down.scales[..., 0]],
+    )  # fmt: skip
+    numerics = Numerics(intermediate="fp16")
+    chosen = {"ids": ids.long(), "weights": scales}
+    model = layer(weights=up.format, **types)
+    tap = trace(model, Params(up, down), x, None, numerics, given=chosen)["out"]
+    assert not compare("out", tap, got, numerics).kind.failed
+
+
+def test_cutlass_fused_moe_has_the_signature_it_stands_in_for() -> None:
+    """Catches an argument swallowed unread, and one that stands elsewhere."""
+    names = (
+        "input token_selected_experts token_final_scales fc1_expert_weights "
+        "fc2_expert_weights output_dtype quant_scales fc1_expert_biases "
+        "fc2_expert_biases input_sf swiglu_alpha swiglu_beta swiglu_limit tp_size "
+        "tp_rank ep_size ep_rank cluster_size cluster_rank output enable_alltoall "
+        "use_deepseek_fp8_block_scale use_w4_group_scaling use_mxfp8_act_scaling "
+        "min_latency_mode use_packed_weights use_wfp4afp8_humming tune_max_num_tokens "
+        "enable_pdl activation_type swizzled_input_sf use_fused_finalize profile_ids "
+        "workspace_buffer"
+    ).split()
+    parameters = inspect.signature(cutlass_fused_moe).parameters
+    assert list(parameters) == names
+    kinds = {parameter.kind for parameter in parameters.values()}
+    assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
 
 def test_cutlass_fused_moe_takes_interleaved_mxfp4(emulated: None) -> None:
@@ -133,9 +197,36 @@ def test_cutlass_fused_moe_takes_fp8_tiles(emulated: None) -> None:
         ({"input_sf": torch.ones(1)}, NotImplementedError, "input_sf=.* has no kernel"),
         ({"activation_type": "Situ"}, NotImplementedError, "'Situ' has no kernel here"),
         ({"activation_type": 3}, NotImplementedError, "or the member of that name"),
-        ({"quant_scales": [torch.ones(1)] * 4}, NotImplementedError,
-         "4 quant_scales without a mode"),
-        ({"use_w4_group_scaling": True}, ValueError, "takes 2 quant_scales; there are"),
+        ({"cluster_size": 2}, NotImplementedError, "cluster_size=2 has no kernel"),
+        ({"cluster_rank": 1}, NotImplementedError, "leave it at 0"),
+        ({"use_mxfp8_act_scaling": True}, NotImplementedError, "act_scaling=True has"),
+        ({"use_packed_weights": True}, NotImplementedError, "packed_weights=True has"),
+        ({"use_wfp4afp8_humming": True}, NotImplementedError, "humming=True has no"),
+        ({"profile_ids": [1, 2]}, NotImplementedError, r"profile_ids=\[1, 2\] has no"),
+        ({"quant_scales": [torch.ones(1)] * 4}, ValueError,
+         "weights of input's type takes 0 quant_scales; there are 4"),
+        ({"use_w4_group_scaling": True}, NotImplementedError,
+         "use_w4_group_scaling must be torch.uint8"),
+        ({**_codes(torch.uint8), "use_w4_group_scaling": True}, ValueError,
+         "use_w4_group_scaling takes 2 quant_scales; there are 0"),
+        ({**_codes(torch.uint8), "use_w4_group_scaling": True,
+          "quant_scales": [torch.ones(1)] * 2}, ValueError,
+         "interleaved weights of 96 x 128 are no multiple of 64 x 128"),
+        ({**_codes(torch.int8), "quant_scales": None}, ValueError,
+         "int8 weights takes 2 quant_scales; there are 0"),
+        (_codes(torch.float8_e4m3fn), NotImplementedError,
+         "fc1 of torch.float8_e4m3fn and fc2 of torch.float8_e4m3fn have no kernel"),
+        ({"use_w4_group_scaling": True, "use_deepseek_fp8_block_scale": True},
+         ValueError, "two kinds of weights; set one of them"),
+        ({"input": torch.zeros(TOKENS, HIDDEN).to(torch.float8_e4m3fn)},
+         NotImplementedError, "input of torch.float8_e4m3fn has no kernel here"),
+        ({"output_dtype": torch.float64}, TypeError, "output_dtype=torch.float64 has"),
+        ({"output": torch.empty(TOKENS, HIDDEN)}, ValueError,
+         r"output is torch.float32 \(7, 64\); give torch.bfloat16 \(7, 64\)"),
+        ({"tp_rank": 2, "tp_size": 2}, ValueError, r"tp_rank=2 must lie in 0..tp_size"),
+        ({"ep_rank": -1}, ValueError, r"ep_rank=-1 must lie in 0..ep_size - 1 = 0"),
+        ({"activation_type": "Geglu", "swiglu_alpha": torch.ones(EXPERTS)}, ValueError,
+         "activation_type=Geglu has no alpha; leave swiglu_alpha out"),
     ],
 )  # fmt: skip
 def test_cutlass_fused_moe_refuses(
@@ -143,12 +234,16 @@ def test_cutlass_fused_moe_refuses(
 ) -> None:
     ids, scales = routed()
     weights = randn(EXPERTS, 2 * WIDTH, HIDDEN), randn(EXPERTS, HIDDEN, WIDTH)
-    options = {"quant_scales": None, **given}
+    options = {
+        "input": randn(TOKENS, HIDDEN).bfloat16(),
+        "fc1_expert_weights": weights[0].bfloat16(),
+        "fc2_expert_weights": weights[1].bfloat16(), "output_dtype": torch.bfloat16,
+        "quant_scales": None, **given,
+    }  # fmt: skip
     with pytest.raises(error, match=message):
         cutlass_fused_moe(
-            randn(TOKENS, HIDDEN).bfloat16(), ids, scales, *weights,
-            output_dtype=torch.bfloat16, **options,
-        )  # fmt: skip
+            token_selected_experts=ids, token_final_scales=scales, **options
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -45,8 +45,9 @@ def experts(
     prepared: Prepared | None = None,
     local: Local = None,
     tactic: str | Backend | None = None,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """The weighted sum of the chosen experts' MLPs, [T, H] of the layer's type.
+    """The weighted sum of the chosen experts' MLPs, [T, H] of `dtype`, the layer's.
 
     Shapes: x: f[T, H]; ids: i32 or i64 [T, k]; weights: f[T, k]
 
@@ -58,7 +59,7 @@ def experts(
     """
     gemm = backend(tactic)
     made, down = expert_rows(x, ids, weights, params, layer, prepared, local, gemm)
-    return combined(x, ids, weights, made, down, layer, local)
+    return combined(x, ids, weights, made, down, layer, local, dtype=dtype)
 
 
 def expert_rows(
@@ -72,14 +73,9 @@ def expert_rows(
     made = sort_slots(ids, layer.experts, local=local)
     rows = prepared_rows(x, weights, made, params, layer)
     hidden = intermediate(rows, made, weights, params, layer, prepared, gemm)
-    seen: Matrix = hidden
-    if isinstance(layer.requantize, BlockFormat):
-        seen = quantize(
-            hidden, finite(layer.requantize), global_scale=params.intermediate_scale
-        )
     down = Gemm(
-        seen, prepared.down, made.starts, torch.float32, bias=prepared.down_bias,
-        columns=layer.hidden,
+        requantized(hidden, params, layer), prepared.down, made.starts, torch.float32,
+        bias=prepared.down_bias, columns=layer.hidden,
     )  # fmt: skip
     return made, gemm(down)
 
@@ -90,11 +86,7 @@ def prepared_rows(
     """x in the type or the block format that the first GEMM takes, weighted if so."""
     form = layer.activations
     if layer.weight_on != "input":
-        if isinstance(form, BlockFormat):
-            return Rows(quantize(x, finite(form), global_scale=params.x_scale),
-                        made.rows)  # fmt: skip
-        return Rows(x.to(DTYPES[form]), made.rows)
-    plain = isinstance(form, str)
+        return Rows(taken(x, form, params.x_scale), made.rows)
     dtype = DTYPES[form] if isinstance(form, str) else torch.float32
     rows = torch.empty((len(made.rows), x.shape[1]), dtype=dtype, device=x.device)
     names = f"{TYPES[x.dtype]}, {TYPES[dtype]}"
@@ -103,10 +95,7 @@ def prepared_rows(
         np.int32(weights.numel()), np.int32(weights.shape[1]), weights, rows,
         x.shape[1], device=x.device,
     )  # fmt: skip
-    if plain:
-        return Rows(rows, None)
-    assert isinstance(form, BlockFormat)
-    return Rows(quantize(rows, finite(form), global_scale=params.x_scale), None)
+    return Rows(taken(rows, form, params.x_scale), None)
 
 
 def intermediate(
@@ -130,7 +119,7 @@ def combined(
     x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, made: Sorted,
     down: torch.Tensor, layer: Layer, local: Local, *,
     shared: torch.Tensor | None = None, gate: torch.Tensor | None = None,
-    factor: float = 1.0,
+    factor: float = 1.0, dtype: torch.dtype | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """The rows weighted and added, the routed scale, and what joins once: [T, H]."""
     routing = layer.routing
@@ -140,15 +129,30 @@ def combined(
     return combine_rows(
         down, made.inverse, weights if layer.weight_on == "output" else None,
         scale=routing.scale if routing.scale_on == "sum" else 1.0, shared=shared,
-        gate=gate, factor=factor, identity=identity, dtype=DTYPES[layer.dtype],
+        gate=gate, factor=factor, identity=identity, dtype=dtype or DTYPES[layer.dtype],
     )  # fmt: skip
 
 
-def finite(format: BlockFormat) -> BlockFormat:
-    """The format inside a layer, where NaN and Inf propagate instead of an error."""
-    if format.nonfinite == "error":
-        return replace(format, nonfinite="propagate")
-    return format
+def requantized(hidden: torch.Tensor, params: Params, layer: Layer) -> Matrix:
+    """The intermediate as the second GEMM takes it: quantised if the layer says so."""
+    form = layer.requantize
+    if isinstance(form, str):
+        return hidden
+    return taken(hidden, form, params.intermediate_scale)
+
+
+def taken(
+    x: torch.Tensor, form: str | BlockFormat, scale: torch.Tensor | None
+) -> Matrix:
+    """x as a GEMM of the layer takes it: in a plain type, or quantised by `scale`.
+
+    Inside a layer NaN and Inf propagate where the format alone calls them an error.
+    """
+    if isinstance(form, str):
+        return x.to(DTYPES[form])
+    if form.nonfinite == "error":
+        form = replace(form, nonfinite="propagate")
+    return quantize(x, form, global_scale=scale)
 
 
 def _check(

@@ -10,10 +10,9 @@ from oracle.params import Blocks, Params
 from oracle.spec import Layer
 from refmoe.kernels.launch import Kernel, blocks_for
 from refmoe.kernels.launchers.backends import Backend
-from refmoe.kernels.launchers.experts import DTYPES, finite
+from refmoe.kernels.launchers.experts import DTYPES, requantized, taken
 from refmoe.kernels.launchers.gemm import Gemm
 from refmoe.kernels.launchers.operands import Matrix
-from refmoe.kernels.launchers.quantize import quantize
 
 #: What the sum of routed and shared experts is multiplied by.
 FACTORS = {"average": 0.5, "rsqrt2": 0.5**0.5}
@@ -30,8 +29,8 @@ def shared_expert(
 
     Shapes: x: [T, H]; gammas: f32[T, count], the router's weights of shared experts
 
-    x is quantised as for the routed experts where the shared weights are blocks. The
-    intermediate has the layer's type.
+    A GEMM with block weights takes x, and the intermediate of the layer's type, as the
+    routed experts' do: quantised, but never weighted first.
     """
     shared, width = layer.shared, params.shared_gate_up
     assert shared is not None
@@ -40,11 +39,7 @@ def shared_expert(
     tokens, device = len(x), x.device
     seen: Matrix = x
     if isinstance(width, Blocks):
-        form = layer.activations
-        if isinstance(form, str):
-            seen = x.to(DTYPES[form])
-        elif layer.weight_on != "input":
-            seen = quantize(x, finite(form), global_scale=params.x_scale)
+        seen = taken(x, layer.activations, params.x_scale)
     # One expert with all tokens; made on the device, for a graph to capture.
     offsets = torch.arange(2, dtype=torch.int32, device=device) * tokens
     weighted = shared.combine == "weighted"
@@ -56,7 +51,10 @@ def shared_expert(
             activation=shared.activation or layer.activation,
         )
     )  # fmt: skip
-    down = gemm(Gemm(hidden, _alone(params.shared_down), offsets, torch.float32))
+    rows: Matrix = hidden
+    if isinstance(params.shared_down, Blocks):
+        rows = requantized(hidden, params, layer)
+    down = gemm(Gemm(rows, _alone(params.shared_down), offsets, torch.float32))
     if shared.combine != "gated":
         return down, None
     assert params.shared_gate is not None
