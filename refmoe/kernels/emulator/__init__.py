@@ -33,6 +33,9 @@ _OPTIONS = (
     "-fno-strict-aliasing", "-fwrapv", "-w",
 )  # fmt: skip
 
+#: Matrix units: products that a step adds, and fraction bits that it aligns them to.
+UNITS = {"ampere": (8, 24), "hopper": (16, 25)}
+
 
 @cache_in_process
 def compiler() -> str:
@@ -50,8 +53,9 @@ def build(file: str, expressions: Sequence[str]) -> ctypes.CDLL:
     entries = [
         f'extern "C" const char* entry_{number}(const unsigned* grid, const unsigned* '
         "block, unsigned shared, void** values, const unsigned* sizes, unsigned count, "
-        f"unsigned seed) {{ return simt::launch<&{expression}>(&{expression}, grid, "
-        "block, shared, values, sizes, count, seed); }"
+        "unsigned seed, const int* unit) { simt::matrix_unit = {unsigned(unit[0]), "
+        f"unit[1]}}; return simt::launch<&{expression}>(&{expression}, grid, block, "
+        "shared, values, sizes, count, seed); }"
         for number, expression in enumerate(expressions)
     ]
     text = "\n".join((expand("cuda.hpp", _ROOM), expand(file), *entries, ""))
@@ -80,12 +84,15 @@ def _entry(file: str, expression: str) -> Any:
 
 
 class Emulator:
-    """The backend that runs kernels on the CPU; `seed` permutes the threads."""
+    """The backend that runs kernels on the CPU.
+
+    `seed` permutes the threads; `unit` is the GPU whose matrix unit adds up.
+    """
 
     kind = "cpu"
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, seed: int = 0, unit: str = "hopper") -> None:
+        self.seed, self.unit = seed, UNITS[unit]
 
     def run(
         self, kernel: launch.Kernel, grid: launch.Size, block: launch.Size,
@@ -101,7 +108,7 @@ class Emulator:
         failure = entry(
             (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block),
             ctypes.c_uint(shared), values, sizes, ctypes.c_uint(count),
-            ctypes.c_uint(self.seed),
+            ctypes.c_uint(self.seed), (ctypes.c_int * 2)(*self.unit),
         )  # fmt: skip
         if failure:
             what = f"{kernel.expression} of {kernel.file}"
@@ -109,7 +116,7 @@ class Emulator:
 
 
 @contextmanager
-def emulated(seed: int = 0) -> Iterator[None]:
+def emulated(seed: int = 0, unit: str = "hopper") -> Iterator[None]:
     """Within it, the kernels take CPU tensors and run on the CPU."""
-    with launch.through(Emulator(seed)):
+    with launch.through(Emulator(seed, unit)):
         yield

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from on_gpu.hardware_units import function
+
+from .hardware_units import function
 
 TEXT = Path(__file__).with_name("hardware_functions.cu")
 FUNCTIONS = (

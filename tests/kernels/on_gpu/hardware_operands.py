@@ -6,7 +6,8 @@ import math
 from functools import lru_cache
 
 import torch
-from on_gpu.hardware_model import FLOATS, Float
+
+from .hardware_model import FLOATS, Float
 
 #: Kinds of random dot products; `chained` ones take several instructions.
 KINDS = (

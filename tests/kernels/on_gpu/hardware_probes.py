@@ -9,9 +9,10 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from on_gpu.hardware_model import FLOATS, Model
-from on_gpu.hardware_operands import code, value
-from on_gpu.hardware_units import Machine, Unit
+
+from .hardware_model import FLOATS, Model
+from .hardware_operands import code, value
+from .hardware_units import Machine, Unit
 
 Factors = tuple[float, float]
 #: Products by their place k, and c.

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from on_gpu.hardware_model import Model, dot
 
 from refmoe.kernels import compiler
+
+from .hardware_model import Model, dot
 
 TEXT = Path(__file__).with_name("hardware_units.cu")
 TARGET = "sm_90a"
