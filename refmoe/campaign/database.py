@@ -24,7 +24,7 @@ def opened(place: str) -> ExampleDatabase:
         from hypothesis.extra.redis import RedisExampleDatabase
     except ImportError:
         raise ImportError(
-            f"--database {place} needs the package redis: pip install redis"
+            f"--database {place} needs the package redis: pip install 'refmoe[redis]'"
         ) from None
     return RedisExampleDatabase(redis.Redis.from_url(place))
 
