@@ -26,6 +26,18 @@ def test_corpus_of_the_project_finds_a_held_mistake_at_once() -> None:
     assert any(verifier.check(port, case).kind.failed for case in cases)
 
 
+def test_corpus_of_the_project_raises_no_alarm_on_honest_ports() -> None:
+    """Catches an alarm that was false once, and is back."""
+    known = tomllib.loads((FUZZ / "campaigns.toml").read_text())
+    ports = [load(name) for name in known["honest"]["ports"]]
+    verifier = Verifier(runner=InProcess())
+    for case in map(parse, corpus.read(FUZZ / "corpus")):
+        for port in ports:
+            if case.op in port.ops:
+                record = verifier.settled(verifier.check(port, case))
+                assert not record.kind.failed, (port.name, str(case), record.judgement)
+
+
 def test_ledger_of_the_project_is_sound() -> None:
     entries = ledger.read(FUZZ / "ledger.toml")
     for entry in entries:

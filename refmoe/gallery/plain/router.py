@@ -162,8 +162,12 @@ class Router(Arithmetic):
     def sparsemixer(self, logits: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
         """Two rounds of an argmax with a softmax over its near rivals."""
         ids, weights, left = [], [], logits
-        for _ in range(2):
-            first = self.choose(left, 1)
+        for taken in range(2):
+            ranked = self.choose(left, 1 + taken)
+            first = ranked[:, :1]
+            if taken:
+                # Others may have the -inf of the one that was taken.
+                first = torch.where(first == ids[0], ranked[:, 1:], first)
             top = left.gather(1, first)
             ratio = (top - logits) / torch.maximum(logits.abs(), top)
             share = left.masked_fill(ratio > 2 * jitter, -torch.inf).softmax(-1)
