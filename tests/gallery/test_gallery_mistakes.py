@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from refmoe.gallery import entries
-from refmoe.gallery.entry import GROUPS, Entry
+from refmoe.gallery.entry import GROUPS, OP_OF, Entry
 from refmoe.loading import load
+from refmoe.protocol import OPS
 from refmoe.verify import Record
 
 Hunt = Callable[[Entry, int], Record | None]
@@ -42,9 +43,17 @@ def test_gallery_mistake_needs_what_it_says(name: str, hunt: Hunt) -> None:
 
 
 def test_gallery_mistakes_cover_every_class() -> None:
-    assert len(MISTAKES) >= 60
+    assert len(MISTAKES) >= 100
     assert {entry.group for entry in MISTAKES.values()} == set(GROUPS)
     assert set(NEEDS) <= set(MISTAKES)
+
+
+def test_gallery_mistakes_cover_every_stage() -> None:
+    """Every step of the plain port that is no op, and every op but fused ones."""
+    changed = {entry.at for entry in MISTAKES.values()}
+    assert {stage for stage in OP_OF if stage not in OPS} <= changed
+    ops = {entry.op for entry in MISTAKES.values()}
+    assert {op for op in OPS if "+" not in op} <= ops
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -14,6 +14,7 @@ from refmoe.gallery.mistakes import (
     layout,
     memory,
     omni,
+    operands,
     overflow,
     permutation,
     placement,
@@ -26,7 +27,7 @@ from refmoe.gallery.mistakes import (
 
 ENTRIES = collected(
     selection, weights, placement, activation, bias, quantisation, layout,
-    permutation, dispatch, overflow, memory, state, precision, omni,
+    permutation, dispatch, overflow, memory, state, precision, operands, omni,
 )  # fmt: skip
 
 #: `refmoe.gallery.mistakes:NAME` loads a new port of that entry.

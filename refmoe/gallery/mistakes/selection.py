@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from oracle.spec import Routing
+from oracle.params import Params
+from oracle.spec import Layer, Routing
 from refmoe.gallery.entry import Stage, decorator
 from refmoe.gallery.plain.arithmetic import Tensor
 
@@ -138,3 +139,25 @@ def sigmoid_before_the_choice(
 def token_id_masked(stage: Stage, table: Tensor, token_ids: Tensor) -> Tensor:
     """The table is indexed by the low bits of the token id."""
     return stage(table, token_ids & 63)
+
+
+@mistake("sparsemixer", models=("phi-3.5-moe",), shows="a rival at one to two jitters")
+def rivals_within_one_jitter(
+    stage: Stage, logits: Tensor, jitter: float
+) -> tuple[Tensor, Tensor]:
+    """Rivals are masked from one jitter below the maximum on, not from two."""
+    return stage.pair(logits, jitter / 2)
+
+
+@mistake("routing", shows="weights that do not fall with the index")
+def ids_sorted_without_their_weights(
+    stage: Stage,
+    logits: Tensor,
+    params: Params,
+    layer: Layer,
+    token_ids: Tensor | None,
+    taps: dict[str, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Chosen experts are sorted by index, and their weights are not."""
+    ids, weights, gammas = stage.honest(logits, params, layer, token_ids, taps)
+    return ids.sort(-1).values, weights, gammas
