@@ -161,7 +161,9 @@ class Router(Arithmetic):
 
     def sparsemixer(self, logits: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
         """Two rounds of an argmax with a softmax over its near rivals."""
-        ids, weights, left = [], [], logits
+        ids: list[Tensor] = []
+        weights: list[Tensor] = []
+        left = logits
         for taken in range(2):
             ranked = self.choose(left, 1 + taken)
             first = ranked[:, :1]
