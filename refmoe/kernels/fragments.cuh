@@ -1,8 +1,9 @@
-// From a tile's row in shared memory to the two words of a fragment that one lane holds.
+// From a tile in shared memory to the words of fragments that one lane holds.
 //
-// Lane t of four takes elements E t to E t + E - 1 of every run of 4 E, E = 4 for 16-bit units and
-// 8 for bytes, and hands them to the unit as its columns of the lower and of the upper half: a
-// permutation of k that both operands share, and one load for both words.
+// Where both operands have the unit's own type, ldmatrix. Where one is decoded, lane t of four
+// takes elements 4 t to 4 t + 3 of every run of 16 and hands them to the unit as its columns of the
+// lower and of the upper half: a permutation of k that both operands share, and one load for both
+// words.
 #pragma once
 #include "mma.cuh"
 
@@ -18,6 +19,7 @@ template <> __device__ __forceinline__ u32 pair_of<fp16>(float low, float high) 
 // Values of the unit's own type.
 template <class T> struct Values {
   static constexpr int kBits = 16;
+  template <class U> static constexpr bool kNative = true;
   template <class U> static __device__ __forceinline__ uint2 words(const char* at) {
     return *reinterpret_cast<const uint2*>(at);
   }
@@ -26,21 +28,19 @@ template <class T> struct Values {
 // One code a byte, decoded for a 16-bit unit, which holds every code exactly.
 template <class Element> struct Bytes {
   static constexpr int kBits = 8;
+  template <class U> static constexpr bool kNative = Unit<U>::kDepth == 32;
   template <class U> static __device__ __forceinline__ uint2 words(const char* at) {
-    if constexpr (Unit<U>::kDepth == 32) {
-      return *reinterpret_cast<const uint2*>(at);
-    } else {
-      const u32 codes = *reinterpret_cast<const u32*>(at);
-      return make_uint2(
-          pair_of<U>(decode<Element>(codes & 255u), decode<Element>(codes >> 8 & 255u)),
-          pair_of<U>(decode<Element>(codes >> 16 & 255u), decode<Element>(codes >> 24)));
-    }
+    const u32 codes = *reinterpret_cast<const u32*>(at);
+    return make_uint2(
+        pair_of<U>(decode<Element>(codes & 255u), decode<Element>(codes >> 8 & 255u)),
+        pair_of<U>(decode<Element>(codes >> 16 & 255u), decode<Element>(codes >> 24)));
   }
 };
 
 // Two FP4 codes a byte, the low half first.
 struct Nibbles {
   static constexpr int kBits = 4;
+  template <class U> static constexpr bool kNative = false;
   template <class U> static __device__ __forceinline__ uint2 words(const char* at) {
     using element::e2m1;
     const u32 codes = *reinterpret_cast<const u16*>(at);
@@ -49,33 +49,75 @@ struct Nibbles {
   }
 };
 
-// A stage of one operand: rows of kSteps elements along k, padded so that the lanes of a load
-// meet different banks.
+// A stage of one operand: rows of kSteps elements along k. The 16-byte pieces of a row are moved
+// about by the row's number, so that the lanes of a load meet different banks.
 constexpr int kSteps = 64;
-template <class S, class U> struct Tile {
-  static constexpr int kRowBytes = kSteps * S::kBits / 8;
-  static constexpr int kLaneElements = Unit<U>::kDepth / 4;
-  static constexpr int kLaneBytes = kLaneElements * S::kBits / 8;
-  static constexpr int kPitch = kRowBytes + (kLaneBytes == 8 ? 32 : 16);
+template <class S, class U, bool kNative> struct Tile {
+  static constexpr int kPitch = kSteps * S::kBits / 8, kPieces = kPitch / 16;
+  static constexpr int kLaneBytes = Unit<U>::kDepth / 4 * S::kBits / 8;
 
-  static __device__ __forceinline__ uint2 words(const char* row, int step, int t) {
-    return S::template words<U>(row + (step * Unit<U>::kDepth * S::kBits) / 8 + t * kLaneBytes);
+  // What is xor'ed into offsets in rows of this number modulo 8.
+  static __device__ __forceinline__ u32 moved(u32 row) {
+    return row / (128 / kPitch) * (!kNative && kLaneBytes == 8 ? 2 : 1) % kPieces * 16;
   }
 
-  // Starts copying elements k to k + kSteps of `Rows` rows; row r is row source(r) of the operand,
-  // zeros where that is negative or k passes the depth.
-  template <int Rows, int Threads, class Source>
-  static __device__ __forceinline__ void fetch(char* to, const void* from, i64 depth, i64 k,
-                                               Source source) {
-    constexpr int kChunks = kRowBytes / 16;
-    const i64 bytes = depth * S::kBits / 8;
-#pragma unroll 1
-    for (int i = int(threadIdx.x); i < Rows * kChunks; i += Threads) {
-      const int r = i / kChunks, chunk = i % kChunks;
-      const i64 row = source(r), at = k * S::kBits / 8 + chunk * 16;
-      const i32 valid = row < 0 ? 0 : i32(max(i64(0), min(i64(16), bytes - at)));
-      const char* start = static_cast<const char*>(from);
-      copy_async(to + r * kPitch + chunk * 16, valid ? start + row * bytes + at : start, valid);
+  // What the lane holds, at `step` of the stage, of 16 rows from `rows` on: a fragment of rows, or
+  // two of 8 columns each.
+  template <bool Columns>
+  static __device__ __forceinline__ void words(u32 (&to)[4], const char* rows, int step) {
+    const u32 lane = threadIdx.x % 32;
+    if constexpr (kNative) {
+      const u32 lower = Columns ? lane / 16 : lane / 8 % 2, half = Columns ? lane / 8 % 2 : lane / 16;
+      const u32 at = (lower * 8 + lane % 8) * kPitch + (half * 16 ^ moved(lane % 8));
+      load_matrices(to, rows + (at ^ step * 32));
+    } else {
+#pragma unroll
+      for (u32 lower = 0; lower < 2; ++lower) {
+        const u32 at = (step * 4 + lane % 4) * kLaneBytes ^ moved(lane / 4);
+        const uint2 both = S::template words<U>(rows + (lower * 8 + lane / 4) * kPitch + at);
+        to[Columns ? 2 * lower : lower] = both.x;
+        to[Columns ? 2 * lower + 1 : lower + 2] = both.y;
+      }
     }
+  }
+};
+
+// What one thread copies of every stage: a piece of each kEvery-th of `Rows` rows; zeros where
+// there is no row, or k passes the depth.
+template <class S, class T, int Rows, int Threads> struct Copies {
+  static constexpr int kEvery = Threads / T::kPieces, kCount = (Rows + kEvery - 1) / kEvery;
+  static constexpr u32 kNone = 0xFFFFFFFFu;
+  static_assert(Threads % T::kPieces == 0 && kEvery % 8 == 0);
+  const char* from;  // row 0 at the stage to come
+  i64 left;          // bytes of a row from there on
+  u32 to;
+  u32 rows[kCount];  // where they start, in 16 bytes; kNone
+
+  // Row r of the tile is row source(r) of the matrix at `elements`, none where that is negative.
+  template <class Source>
+  __device__ __forceinline__ Copies(const void* elements, i64 depth, Source source) {
+    const u32 first = threadIdx.x / T::kPieces, piece = threadIdx.x % T::kPieces * 16;
+    const i64 bytes = depth * S::kBits / 8;
+    from = static_cast<const char*>(elements) + piece;
+    left = bytes - piece;
+    to = first * T::kPitch + (piece ^ T::moved(first));
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int r = int(first) + i * kEvery;
+      const i64 row = r < Rows ? source(r) : -1;
+      rows[i] = row < 0 ? kNone : u32(row * (bytes / 16));
+      keep(rows[i]);
+    }
+  }
+
+  __device__ __forceinline__ void fetch(char* stage) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (Rows % kEvery && int(threadIdx.x) / T::kPieces + i * kEvery >= Rows) break;
+      const i32 valid = left > 0 && rows[i] != kNone ? 16 : 0;
+      copy_async(stage + to + i * kEvery * T::kPitch, from + u64(rows[i]) * 16, valid);
+    }
+    from += T::kPitch;
+    left -= T::kPitch;
   }
 };

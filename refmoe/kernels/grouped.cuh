@@ -51,15 +51,27 @@ __device__ __forceinline__ Parameters own_parameters(Parameters p, i64 expert) {
   return p;
 }
 
+// What is added to a column's gate and up; nothing without a bias.
+struct Biases {
+  float gate, up;
+};
+template <Curve C>
+__device__ __forceinline__ Biases biases_of(i64 column, i64 expert, const Job& job) {
+  if (!job.bias) return {};
+  const i64 at = expert * job.w_rows + column;
+  const float up = get_float(job.bias, at + job.up, job.bias_type);
+  return {is_gated(C) ? get_float(job.bias, at + job.gate, job.bias_type) : up, up};
+}
+
 // Bias, activation and weight on the sums of one column (and of its gate), then the one rounding
 // to the type of the result.
 template <Curve C>
-__device__ __forceinline__ void finish(float gate, float up, i64 row, i64 column, i64 expert,
-                                       const Job& job, const Parameters& own, void* out) {
+__device__ __forceinline__ void finish(float gate, float up, const Biases& biases, i64 row,
+                                       i64 column, const Job& job, const Parameters& own,
+                                       void* out) {
   if (job.bias) {
-    const i64 at = expert * job.w_rows + column;
-    if (is_gated(C)) gate = __fadd_rn(gate, get_float(job.bias, at + job.gate, job.bias_type));
-    up = __fadd_rn(up, get_float(job.bias, at + job.up, job.bias_type));
+    if (is_gated(C)) gate = __fadd_rn(gate, biases.gate);
+    up = __fadd_rn(up, biases.up);
   }
   float value = up;
   if constexpr (C != kPlain) value = activated<C>(gate, up, own);

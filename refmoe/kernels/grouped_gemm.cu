@@ -33,5 +33,6 @@ gemm_naive(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
     gate = up;
     up = float(sum);
   }
-  finish<C>(gate, up, row, column, expert, job, own_parameters(parameters, expert), out);
+  finish<C>(gate, up, biases_of<C>(column, expert, job), row, column, job,
+            own_parameters(parameters, expert), out);
 }

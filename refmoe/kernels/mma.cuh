@@ -3,19 +3,15 @@
 #include "formats.cuh"
 
 // What a matrix instruction multiplies: 16 values of a 16-bit float, or 32 int8, at a time.
-// 2^kLeast is the least normal value.
 template <class T> struct Unit;
 template <> struct Unit<bf16> {
   using Sum = float;
-  static constexpr int kDepth = 16, kLeast = -126;
+  static constexpr int kDepth = 16;
 };
-template <> struct Unit<fp16> {
-  using Sum = float;
-  static constexpr int kDepth = 16, kLeast = -14;
-};
+template <> struct Unit<fp16> : Unit<bf16> {};
 template <> struct Unit<element::int8> {
   using Sum = i32;
-  static constexpr int kDepth = 32, kLeast = 0;
+  static constexpr int kDepth = 32;
 };
 
 #ifdef REFMOE_EMULATED
@@ -25,13 +21,20 @@ template <class T> __device__ __forceinline__ float half_of(u32 word, unsigned i
 }
 template <class T>
 __device__ __forceinline__ void multiply_accumulate(typename Unit<T>::Sum (&c)[4],
-                                                    const u32 (&a)[4], const u32 (&b)[2]) {
+                                                    const u32 (&a)[4], u32 low, u32 high) {
   constexpr unsigned kPerWord = Unit<T>::kDepth / 8;
-  simt::multiply_accumulate(c, a, b, kPerWord, Unit<T>::kLeast, [](u32 word, unsigned i) {
+  const u32 b[2] = {low, high};
+  simt::multiply_accumulate(c, a, b, kPerWord, [](u32 word, unsigned i) {
     if constexpr (kPerWord == 2) return half_of<T>(word, i);
     else return typename Unit<T>::Sum(decode<T>(word >> 8 * i & 255u));
   });
 }
+__device__ __forceinline__ void load_matrices(u32 (&to)[4], const char* row) {
+  const unsigned long long* rows = simt::exchange(kAllLanes, reinterpret_cast<u64>(row));
+  for (unsigned m = 0; m < 4; ++m)
+    to[m] = reinterpret_cast<const u32*>(rows[8 * m + threadIdx.x % 32 / 4])[threadIdx.x % 4];
+}
+__device__ __forceinline__ void keep(u32&) {}
 __device__ __forceinline__ void copy_async(void* to, const void* from, i32 valid) {
   simt::copy_later(to, from, 16, u32(valid));
 }
@@ -45,33 +48,45 @@ template <int N> __device__ __forceinline__ void wait_for_copies() { simt::wait_
                "{%0, %1, %2, %3};"                                                            \
                : "+" constraint(c[0]), "+" constraint(c[1]), "+" constraint(c[2]),            \
                  "+" constraint(c[3])                                                         \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(low), "r"(high))
 
-// c += a b, with the fragments of the PTX ISA.
+// c += a b, with the fragments of the PTX ISA; b's are words low and high.
 template <class T>
 __device__ __forceinline__ void multiply_accumulate(typename Unit<T>::Sum (&c)[4],
-                                                    const u32 (&a)[4], const u32 (&b)[2]);
+                                                    const u32 (&a)[4], u32 low, u32 high);
 template <>
 __device__ __forceinline__ void multiply_accumulate<bf16>(float (&c)[4], const u32 (&a)[4],
-                                                          const u32 (&b)[2]) {
+                                                          u32 low, u32 high) {
   MULTIPLY_ACCUMULATE("m16n8k16.row.col.f32.bf16.bf16.f32", "f");
 }
 template <>
 __device__ __forceinline__ void multiply_accumulate<fp16>(float (&c)[4], const u32 (&a)[4],
-                                                          const u32 (&b)[2]) {
+                                                          u32 low, u32 high) {
   MULTIPLY_ACCUMULATE("m16n8k16.row.col.f32.f16.f16.f32", "f");
 }
 template <>
 __device__ __forceinline__ void multiply_accumulate<element::int8>(i32 (&c)[4], const u32 (&a)[4],
-                                                                   const u32 (&b)[2]) {
+                                                                   u32 low, u32 high) {
   MULTIPLY_ACCUMULATE("m16n8k32.row.col.s32.s8.s8.s32", "r");
 }
 #undef MULTIPLY_ACCUMULATE
 
+// Four times 8 rows of 16 bytes, lane l giving where row l starts: each lane takes word lane % 4 of
+// row lane / 4 of each eight.
+__device__ __forceinline__ void load_matrices(u32 (&to)[4], const char* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(u32(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+
+// Stops the compiler from working `value` out anew wherever it is used.
+__device__ __forceinline__ void keep(u32& value) { asm volatile("" : "+r"(value)); }
+
 // 16 bytes to shared memory, the first `valid` of them from `from`, the rest zeros.
 __device__ __forceinline__ void copy_async(void* to, const void* from, i32 valid) {
   const u32 target = u32(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(from),
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(from),
                "r"(valid)
                : "memory");
 }

@@ -16,12 +16,8 @@ from oracle.spec import Activation
 from refmoe.kernels import emulator
 from refmoe.kernels.launchers.gemm import Gemm, naive
 from refmoe.kernels.launchers.operands import Matrix
-from refmoe.kernels.launchers.tensor_cores import (
-    TACTICS,
-    Instruction,
-    instruction,
-    tensor_cores,
-)
+from refmoe.kernels.launchers.tactics import TACTICS, Instruction
+from refmoe.kernels.launchers.tensor_cores import instruction, tensor_cores
 
 NUMERICS = Numerics()
 OFFSETS = torch.tensor([0, 70, 70, 83, 90, 90])

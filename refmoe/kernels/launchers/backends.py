@@ -14,7 +14,8 @@ from refmoe.kernels.launchers.apart import activated_apart
 from refmoe.kernels.launchers.gemm import Gemm, naive
 from refmoe.kernels.launchers.libraries import by_cublas, by_torch
 from refmoe.kernels.launchers.operands import Matrix
-from refmoe.kernels.launchers.tensor_cores import TACTICS, fixed, tensor_cores
+from refmoe.kernels.launchers.tactics import TACTICS
+from refmoe.kernels.launchers.tensor_cores import fixed, tensor_cores
 
 
 class Backend(Protocol):

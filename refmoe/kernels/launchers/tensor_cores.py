@@ -1,9 +1,8 @@
-"""The tensor-core kernel: which GEMMs it takes, by which instruction and tile."""
+"""The tensor-core kernel: which GEMMs it takes, by which instruction and tactic."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,61 +14,19 @@ from refmoe.kernels.launch import Kernel, aligned, blocks_for
 from refmoe.kernels.launchers.formats import TYPES, Geometry
 from refmoe.kernels.launchers.gemm import Gemm, naive
 from refmoe.kernels.launchers.operands import Matrix, Packed, operand_struct, stored
+from refmoe.kernels.launchers.tactics import (
+    TACTICS,
+    Instruction,
+    Tactic,
+    bits_of,
+    shared_limit,
+    tactics,
+)
 
-#: Elements along k of one stage (kSteps of fragments.cuh).
-_STEPS = 64
 #: Products of two int8 codes that an int32 sum holds.
 _DEEPEST = (2**31 - 1) // 128**2
-
-
-@dataclass(frozen=True, slots=True)
-class Tactic:
-    """Warps down and across a block's tile, m16 and n8 tiles of a warp, stages."""
-
-    m_warps: int
-    n_warps: int
-    m_tiles: int
-    n_tiles: int
-    stages: int
-
-    @property
-    def height(self) -> int:
-        """Rows of a block's tile."""
-        return 16 * self.m_warps * self.m_tiles
-
-    @property
-    def columns(self) -> int:
-        """Rows of the weight in a block's tile."""
-        return 8 * self.n_warps * self.n_tiles
-
-
-#: All give the same bits: they add up along k in the same order.
-TACTICS: dict[str, Tactic] = {
-    "small": Tactic(1, 4, 1, 4, 4),
-    "medium": Tactic(2, 2, 2, 4, 3),
-    "large": Tactic(2, 4, 4, 4, 2),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Instruction:
-    """What one kernel instance multiplies: its unit and how both operands lie."""
-
-    unit: str
-    x: str
-    w: str
-    scaled: bool
-    period: int
-
-    @property
-    def depth(self) -> int:
-        """Elements along k of one instruction."""
-        return 32 if self.unit == "element::int8" else 16
-
-    def pitch(self, operand: str) -> int:
-        """Bytes of a tile's row in shared memory (kPitch of fragments.cuh)."""
-        bits = _bits(operand)
-        return _STEPS * bits // 8 + (32 if self.depth // 4 * bits == 64 else 16)
+#: Bytes of a matrix whose rows 32 bits count in steps of 16.
+_LARGEST = 16 * (2**32 - 1)
 
 
 def instruction(gemm: Gemm) -> Instruction | str:
@@ -85,10 +42,12 @@ def instruction(gemm: Gemm) -> Instruction | str:
     if (x, w) == ("int8", "int8"):
         unit = "element::int8"
     for name, matrix in (("x", gemm.x), ("weights", gemm.w)):
-        bits = _bits(_storage(stored(matrix)))
+        bits = bits_of(_storage(stored(matrix)))
         tensor = matrix if isinstance(matrix, torch.Tensor) else matrix.codes
         if matrix.shape[-1] * bits % 128 or not aligned(16, tensor):
             return f"rows of {name} do not start at multiples of 16 bytes"
+        if matrix.shape[-2] * matrix.shape[-1] * bits >= 8 * _LARGEST:
+            return f"{name} of one expert take {_LARGEST} bytes or more"
     runs = [run for run in map(_run, (gemm.x, gemm.w)) if run]
     made = Instruction(
         unit, _storage(x), _storage(w), any(map(_is_scaled, (gemm.x, gemm.w))),
@@ -107,24 +66,31 @@ def tensor_cores(gemm: Gemm, tactic: Tactic | None = None) -> torch.Tensor:
     Operands meet the unit as they are stored, codes as 16-bit floats that hold them
     (int8 as it is); scales multiply the sums of their blocks. Every tactic gives the
     same bits.
+
+    Raises ValueError for a tactic that takes more shared memory than the target has.
     """
     gemm.check()
     how = instruction(gemm)
     if isinstance(how, str):
         return naive(gemm)
-    own = tactic or _choice(gemm, how)
+    own = (tactic or _choice(gemm, how)).taken(how)
+    shared, limit = own.shared(how), shared_limit(_target(gemm))
+    if shared > limit:
+        raise ValueError(
+            f"grouped_gemm: a tile of {own.height} x {own.columns} with {own.stages} "
+            f"stages takes {shared} bytes of shared memory, {_target(gemm)} has "
+            f"{limit}; take another tactic"
+        )
     out = gemm.empty()
     halves = 2 if gemm.gated else 1
     tiles = gemm.rows // own.height + min(gemm.w.shape[0], gemm.rows) + 1
-    stage = own.height * how.pitch(how.x) + own.columns * how.pitch(how.w)
-    shared = max(own.stages * stage + 8 * own.height, 4 * own.height * own.columns)
     names = (
         how.unit, how.x, how.w, gemm.curve, str(how.scaled).lower(), own.m_warps,
         own.n_warps, own.m_tiles, own.n_tiles, own.stages,
     )  # fmt: skip
-    grid = (tiles if gemm.rows else 0, blocks_for(gemm.width * halves, own.columns))
+    across = blocks_for(gemm.width * halves, own.columns)
     Kernel("grouped_mma.cu", f"gemm_mma<{', '.join(map(str, names))}>")(
-        grid, 32 * own.m_warps * own.n_warps, operand_struct(gemm.x),
+        tiles * across if gemm.rows else 0, own.threads, operand_struct(gemm.x),
         operand_struct(gemm.w), gemm.job(), gemm.parameters(), np.int32(how.period),
         out, device=gemm.device, shared=shared,
     )  # fmt: skip
@@ -136,6 +102,23 @@ def fixed(name: str) -> partial[torch.Tensor]:
     return partial(tensor_cores, tactic=TACTICS[name])
 
 
+def tune(gemm: Gemm) -> Tactic:
+    """Measure the tactics on `gemm` and keep the fastest for GEMMs of its sizes.
+
+    Raises ValueError for a GEMM that tensor cores do not take, and while
+    $REFMOE_TACTICS pins the choices.
+    """
+    gemm.check()
+    how = instruction(gemm)
+    if isinstance(how, str):
+        raise ValueError(f"tune: {how}; there is no tactic to choose")
+    target = _target(gemm)
+    return tuning.tune(
+        tactic_key(gemm, target), tuple(tactics(target).values()),
+        lambda tactic: tensor_cores(gemm, tactic), gemm.device,
+    )  # fmt: skip
+
+
 def tactic_key(gemm: Gemm, target: str) -> str:
     """The name under which the choice for GEMMs of this shape is kept."""
     experts, n, k = gemm.w.shape
@@ -145,18 +128,26 @@ def tactic_key(gemm: Gemm, target: str) -> str:
     )  # fmt: skip
 
 
+def _target(gemm: Gemm) -> str:
+    """The compile target; that of the newest GPU in the emulator."""
+    if gemm.device.type != "cuda":
+        return "sm_90a"
+    return loader.target_for(gemm.device.index)
+
+
 def _choice(gemm: Gemm, how: Instruction) -> Tactic:
     """The kept choice, else by the rows that an expert has on average."""
+    target = _target(gemm)
+    offered = tactics(target)
     if gemm.device.type == "cuda":
-        target = loader.target_for(gemm.device.index)
-        kept = tuning.chosen(tactic_key(gemm, target), tuple(TACTICS.values()))
+        kept = tuning.chosen(tactic_key(gemm, target), tuple(offered.values()))
         if kept is not None:
             return kept
     each = gemm.rows / max(gemm.w.shape[0], 1)
     if each <= TACTICS["small"].height:
         return TACTICS["small"]
-    large = each >= TACTICS["large"].height and not how.scaled
-    return TACTICS["large" if large else "medium"]
+    large = each >= 96 and not how.scaled
+    return TACTICS["128x128" if large else "medium"]
 
 
 def _storage(name: str) -> str:
@@ -164,10 +155,6 @@ def _storage(name: str) -> str:
     if name in TYPES.values():
         return f"Values<{name}>"
     return "Nibbles" if name == "nibbles" else f"Bytes<element::{name}>"
-
-
-def _bits(storage: str) -> int:
-    return {"V": 16, "B": 8, "N": 4}[storage[0]]
 
 
 def _is_scaled(matrix: Matrix) -> bool:

@@ -25,7 +25,8 @@ from refmoe.kernels.launchers.experts import experts
 from refmoe.kernels.launchers.gemm import Gemm
 from refmoe.kernels.launchers.operands import Matrix, Packed
 from refmoe.kernels.launchers.prepare import pack
-from refmoe.kernels.launchers.tensor_cores import TACTICS, tensor_cores
+from refmoe.kernels.launchers.tactics import TACTICS
+from refmoe.kernels.launchers.tensor_cores import tensor_cores
 
 NUMERICS = Numerics()
 #: Formats of x and of the weights (None: plain).
