@@ -7,11 +7,13 @@ from refmoe.case import model_of
 #: Case fields for each op by the name of a profile, the most telling first.
 PROFILES: dict[str, dict[str, tuple[str, ...]]] = {
     # E > 256 or no power of two, k > 8, k = E, tiles of E = 128 and k = 8; 64 and 128
-    # rows per expert and one more; 65536 slots.
+    # rows per expert and one more; 65536 slots; more experts than shared memory and
+    # more logits than a warp hold.
     "edges": {
         "route": ("E=264 k=9", "E=128 k=8", "E=600 k=24", "T=3 E=20 k=20"),
         "permute": (
             "T=9 E=300 k=11", "T=8192 E=12 k=8", "T=5 E=9 k=9", "T=128 E=1000 k=2",
+            "T=3 E=6300 k=2",
         ),
         "grouped_quantize": ("T=64 E=2 k=2", "T=129 H=64 E=3 k=3", "T=5 E=260 k=9"),
         "grouped_gemm": (
@@ -21,7 +23,7 @@ PROFILES: dict[str, dict[str, tuple[str, ...]]] = {
         "activate": ("T=5 I=32 E=260 k=9", "T=64 I=64 E=2 k=2"),
         "combine": ("T=5 H=96 E=12 k=12", "T=3 H=64 E=300 k=17"),
         "experts": ("T=4 H=64 I=32 E=6 k=6",),
-        "omni_route": ("T=3 E=400 k=33", "T=2 E=16 k=16"),
+        "omni_route": ("T=3 E=400 k=33", "T=2 E=16 k=16", "T=2 E=66564 k=4"),
         "omni_route_backward": ("T=3 E=400 k=33", "T=2 E=16 k=16"),
         "omni_experts": ("T=3 H=32 E=289 k=9", "T=2 H=64 E=16 k=16"),
     },
