@@ -67,7 +67,8 @@ template <class S, class U, bool kNative> struct Tile {
   static __device__ __forceinline__ void words(u32 (&to)[4], const char* rows, int step) {
     const u32 lane = threadIdx.x % 32;
     if constexpr (kNative) {
-      const u32 lower = Columns ? lane / 16 : lane / 8 % 2, half = Columns ? lane / 8 % 2 : lane / 16;
+      const u32 lower = Columns ? lane / 16 : lane / 8 % 2;
+      const u32 half = Columns ? lane / 8 % 2 : lane / 16;
       const u32 at = (lower * 8 + lane % 8) * kPitch + (half * 16 ^ moved(lane % 8));
       load_matrices(to, rows + (at ^ step * 32));
     } else {
