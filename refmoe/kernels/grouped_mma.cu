@@ -112,9 +112,10 @@ gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
 
   const auto multiply = [&](const char* stage, int inner, bool all) {
     u32 a[MT][4], b[NT / 2][4];
+    const char* columns = stage + kXBytes + left * WTile::kPitch;
 #pragma unroll
     for (int n = 0; n < NT; n += 2)
-      WTile::template words<true>(b[n / 2], stage + kXBytes + (left + n * 8) * WTile::kPitch, inner);
+      WTile::template words<true>(b[n / 2], columns + n * 8 * WTile::kPitch, inner);
 #pragma unroll
     for (int m = 0; m < MT; ++m) {
       if (!all && !live(m)) break;
