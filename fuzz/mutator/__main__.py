@@ -1,0 +1,234 @@
+"""`python -m fuzz.mutator run --json FILE`: mutants of the kernels before the judge.
+
+`run` judges a sample, on a GPU or, with `--emulate`, without one; the same command goes
+on where it was killed. `compile` only finds out which mutants compile. `show` prints a
+report. Mutants and the order in which they run depend on sources and seed alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fuzz.mutator import report as reports
+from fuzz.mutator.building import Kernel, alone
+from fuzz.mutator.mutants import Mutant, digest, files, sample
+from fuzz.mutator.processes import Pool, Task, Tell
+from fuzz.mutator.report import Report
+from fuzz.mutator.survey import Item, Plan, by_kernel, item_of, survey
+from fuzz.mutator.trial import Trial, tried
+from refmoe.kernels import compiler, emulated
+from refmoe.kernels.source import replaced
+from refmoe.loading import load
+from refmoe.report.about import versions
+
+#: Cases of a default cell, of any other cell, and hearings of each law.
+PROFILES = {"quick": (1, 0, 1), "ci": (4, 1, 2), "deep": (16, 4, 8)}
+
+
+def main(words: list[str] | None = None) -> int:
+    """Do what the command line says; 0, or 2 where there is nothing to do."""
+    options = _options(words)
+    torch.set_num_threads(1)
+    texts = files()
+    about = {"sources": digest(texts), "seed": options.seed}
+    report = reports.read(options.json, about)
+    if options.do == "show":
+        print(reports.shown(report))
+        return 0
+    known = reports.explanations()
+    chosen = [
+        mutant
+        for mutant in sample(texts, options.among, options.seed)
+        if (not options.file or mutant.file in options.file)
+        and (not options.operator or mutant.operator in options.operator)
+    ][: options.count]
+    until = time.monotonic() + 60 * options.minutes
+    again = {"never ran", *options.again}
+    waiting = []
+    for mutant in chosen:
+        reason = known.get(reports.key_of(mutant))
+        if reason is not None and reason.kind == "equivalent" and not options.doubt:
+            report.enter(mutant, {"status": "equivalent", "reason": reason.reason})
+        elif report.mutants.get(mutant.id, {"status": "never ran"})["status"] in again:
+            if mutant.id not in report.mutants:
+                report.enter(mutant, {})
+            waiting.append(mutant)
+    # Whoever edits a kernel meanwhile does not disturb the run.
+    with tempfile.TemporaryDirectory() as folder, replaced(texts):
+        pool = Pool(options.n, options.deadline, until)
+        run = _Run(options, texts, report, Path(folder), pool)
+        run.about()
+        kernels = {} if options.do == "compile" else run.surveyed()
+        run.judge(waiting, kernels)
+    for mutant in chosen:
+        entry, reason = report.mutants[mutant.id], known.get(reports.key_of(mutant))
+        if reason is not None and entry["status"] == "survived":
+            entry["reason"] = reason.reason
+    report.write(options.json)
+    print(reports.shown(report))
+    return 0
+
+
+def _options(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="fuzz.mutator", description=__doc__)
+    parser.add_argument("do", choices=("run", "compile", "show"))
+    parser.add_argument("--json", type=Path, required=True, help="the report")
+    parser.add_argument("--count", type=int, default=450, help="how many mutants")
+    parser.add_argument("--among", type=int, default=450, help="size of the sample")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--minutes", type=float, default=5.0, help="time in all")
+    parser.add_argument("-n", type=int, default=8, help="processes")
+    parser.add_argument(
+        "--deadline", type=float, default=20.0, help="of one case, in s"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=60.0, help="of a mutant, in s"
+    )
+    parser.add_argument("--profile", choices=PROFILES, default="deep")
+    parser.add_argument("--op", nargs="*", default=[], help="only these ops")
+    parser.add_argument("--file", nargs="*", help="only mutants of these files")
+    parser.add_argument("--operator", nargs="*", help="only mutants by these operators")
+    parser.add_argument("--again", nargs="*", default=[], help="statuses to run again")
+    parser.add_argument("--emulate", action="store_true", help="without a GPU")
+    parser.add_argument("--matrix", action="store_true", help="go on after a kill")
+    parser.add_argument("--doubt", action="store_true", help="run equivalent ones too")
+    options = parser.parse_args(words)
+    options.among = max(options.among, options.count)
+    return options
+
+
+class _Run:
+    """One run: its options, what it reads and where it writes."""
+
+    def __init__(
+        self, options: argparse.Namespace, texts: dict[str, str], report: Report,
+        folder: Path, pool: Pool,
+    ) -> None:  # fmt: skip
+        self.options, self.texts, self.report = options, texts, report
+        self.pool, self.written = pool, 0.0
+        port = emulated.name if options.emulate else "refmoe.kernels"
+        cases, others, hearings = PROFILES[options.profile]
+        self.plan = Plan(port, cases, others, hearings, tuple(options.op))
+        target = "sm_90a" if options.emulate or options.do == "compile" else ""
+        self.trial = Trial(port, target, folder, options.patience, options.matrix)
+
+    def about(self) -> None:
+        """Say on what the run takes place; a process of its own asks the GPU."""
+        # What the port and the compiler load is loaded once, for all processes.
+        load(self.plan.port)
+        compiler.compile_text("__global__ void empty() {}", ("empty",), "sm_90a")
+        found = {"device": "emulator", "target": self.trial.target}
+        if not self.trial.target:
+
+            def ask(tell: Tell) -> None:
+                from refmoe.kernels.loader import target_for
+
+                name = torch.cuda.get_device_name()
+                tell({"device": name, "target": target_for(0)})
+
+            found = dict(next(self.pool.run([("device", ask)]))[1])
+            if "error" in found:
+                raise SystemExit(f"no GPU: {found['error']}; give --emulate")
+            self.trial = Trial(
+                self.trial.port, found["target"], self.trial.folder,
+                self.trial.patience, self.trial.matrix,
+            )  # fmt: skip
+        self.report.about |= {
+            **found, "versions": versions(), "profile": self.options.profile,
+        }  # fmt: skip
+
+    def surveyed(self) -> dict[Kernel, list[Item]]:
+        """The cases by kernel; what the unchanged kernels fail is told and left out.
+
+        They are kept beside the report, for the run that goes on.
+        """
+        start = time.monotonic()
+        kept = self.options.json.with_suffix(".survey.json")
+        about = {"sources": self.report.about["sources"], "plan": asdict(self.plan)}
+        about = json.loads(json.dumps(about))
+        found = json.loads(kept.read_text()) if kept.exists() else {}
+        if found.get("about") == about:
+            items = [item_of(item) for item in found["items"]]
+        else:
+            patient = max(300.0, self.pool.deadline)
+            pool = Pool(self.pool.workers, patient, self.pool.until)
+            # The emulator's libraries of whole files are there already; machine code
+            # is wanted kernel by kernel.
+            with nullcontext() if self.options.emulate else alone(self.trial.folder):
+                items = survey(self.plan, pool)
+            whole = {"about": about, "items": [asdict(item) for item in items]}
+            if time.monotonic() < self.pool.until:
+                kept.write_text(json.dumps(whole))
+        failing = [f"{item.verdict} {item.case}" for item in items if item.reported]
+        self.report.about |= {"cases": len(items), "not counted": failing}
+        print(f"{len(items)} cases in {time.monotonic() - start:.0f} s", flush=True)
+        for line in failing:
+            print(f"  not counted: {line}")
+        return by_kernel(items)
+
+    def judge(self, waiting: list[Mutant], kernels: dict[Kernel, list[Item]]) -> None:
+        """Run the mutants; each result is written as it comes."""
+        by_id = {mutant.id: mutant for mutant in waiting}
+        last: dict[str, str] = {}
+
+        def task(mutant: Mutant) -> Task:
+            text = self.texts[mutant.file]
+            return partial(tried, self.trial, mutant, text, kernels)
+
+        def tasks() -> Iterator[tuple[str, Task]]:
+            for mutant in waiting:
+                yield mutant.id, task(mutant)
+
+        started: dict[str, float] = {}
+        for name, message in self.pool.run(tasks()):
+            started.setdefault(name, time.monotonic())
+            last[name] = message.get("at", last.get(name, ""))
+            found: dict[str, Any] | None = None
+            if "result" in message:
+                found = message["result"]
+            elif "error" in message:
+                found = {"status": "never ran", "reason": message["error"]}
+            elif "ended" in message and last[name] != "-":
+                found = _died(message["ended"], last[name])
+            if found is not None:
+                last[name] = "-"
+                if found["status"] != "never ran" or "reason" in found:
+                    taken = round(time.monotonic() - started[name], 2)
+                    self.enter(by_id[name], {"seconds": taken, **found})
+
+    def enter(self, mutant: Mutant, found: dict[str, Any]) -> None:
+        """One result."""
+        if self.options.do == "compile" and found["status"] == "never ran":
+            found = {"status": "never ran"}
+        self.report.enter(mutant, found)
+        line = f"{self.report.mutants[mutant.id]['status']:14} {mutant.id}"
+        print(f"{line}  {', '.join(found.get('killed_by', ()))}", flush=True)
+        if time.monotonic() - self.written > 1.0:
+            self.report.write(self.options.json)
+            self.written = time.monotonic()
+
+
+def _died(status: object, at: str) -> dict[str, Any]:
+    """The result of a process that said nothing of itself at its end."""
+    case = "" if at.startswith("building") else at
+    op = case.split(" ", 1)[0] or "build"
+    if status == "hung":
+        return {"status": "hung", "killed_by": [f"{op} deadline"], "case": case}
+    found = {"status": "crashed", "killed_by": [f"{op} process"], "case": case}
+    return {**found, "reason": f"its process ended with {status}"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

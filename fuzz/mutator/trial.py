@@ -1,0 +1,150 @@
+"""One mutant before the judge, in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+from fuzz.mutator.building import Build, Kernel, alone, in_turns, listed, users
+from fuzz.mutator.mutants import Mutant
+from fuzz.mutator.processes import Message, Tell
+from fuzz.mutator.survey import Item
+from refmoe.kernels import emulated, emulator
+from refmoe.kernels.compiler import CompileError
+from refmoe.loading import load
+from refmoe.parse import parse
+from refmoe.plan import Cell
+from refmoe.record import Record
+from refmoe.verdict import Kind
+from refmoe.verify import Verifier
+
+#: Cases of each changed kernel in the first round: about one of each kind of inputs.
+FIRST = 16
+#: Orders of threads in which the emulator runs what survived.
+SEEDS = (1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How mutants are tried."""
+
+    port: str
+    target: str
+    folder: Path
+    #: Seconds after which a survivor need not run its remaining cases.
+    patience: float
+    matrix: bool = False
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the emulator stands in for the GPU."""
+        return self.port == emulated.name
+
+
+def tried(
+    trial: Trial,
+    mutant: Mutant,
+    text: str,
+    kernels: Mapping[Kernel, Sequence[Item]],
+    tell: Tell,
+) -> None:
+    """Judge the mutant on the cases that launch what it changes; tells the result."""
+    start = time.monotonic()
+    files = users(mutant.file)
+    own = in_turns(kernel for kernel in kernels if kernel[0] in files)
+    spare = [kernel for kernel in listed(files) if kernel not in kernels]
+    with alone(trial.folder):
+        build = Build(mutant, text, trial.target, trial.emulated)
+        try:
+            found = _result(trial, build, own, spare, kernels, tell)
+        except CompileError as error:
+            found = {"status": "not compiling", "reason": _first_error(str(error))}
+    tell({"result": {**found, "seconds": round(time.monotonic() - start, 2)}})
+
+
+def _result(
+    trial: Trial,
+    build: Build,
+    own: Sequence[Kernel],
+    spare: Sequence[Kernel],
+    kernels: Mapping[Kernel, Sequence[Item]],
+    tell: Tell,
+) -> Message:
+    stop = time.monotonic() + trial.patience
+    port, verifier = load(trial.port), Verifier()
+    killed: list[Message] = []
+    done: set[tuple[int, str]] = set()
+
+    def rounds() -> Iterator[tuple[int, Item]]:
+        turns: list[tuple[int, int | None]] = [(0, FIRST)]
+        if trial.emulated:
+            turns += [(seed, FIRST) for seed in SEEDS]
+        if not trial.matrix:
+            turns.append((0, None))
+        for seed, limit in turns:
+            for kernel in own:
+                tell({"at": f"building {kernel[1]}"})
+                if build.changes(kernel) and kernel not in build.beyond:
+                    for item in kernels[kernel][:limit]:
+                        if (seed, item.case) not in done:
+                            done.add((seed, item.case))
+                            yield seed, item
+
+    for seed, item in rounds():
+        if time.monotonic() > stop:
+            break
+        tell({"at": item.case})
+        with build.applied(), _order(seed):
+            case = parse(item.case, largest=None)
+            record = verifier.check(port, case, Cell(*item.cell))
+        if record.kind.reported:
+            killed.append(_killing(record, item, seed))
+            if not trial.matrix or record.kind is Kind.CRASHED:
+                break
+    if killed:
+        status = "crashed" if killed[0]["verdict"] == "CRASHED" else "killed"
+        names = list(dict.fromkeys(one["killed_by"] for one in killed))
+        return {**killed[0], "status": status, "killed_by": names, "cases": len(done)}
+    if build.beyond and not done:
+        reason = "its kernels do not build for the emulator"
+        return {"status": "never ran", "reason": reason}
+    if any(build.known.values()):
+        return {"status": "survived", "cases": len(done)}
+    for kernel in spare:
+        tell({"at": f"building {kernel[1]}"})
+        if build.changes(kernel):
+            reason = f"only in kernels that no case launches, as {kernel[1]}"
+            return {"status": "never ran", "reason": reason}
+    return {"status": "equivalent", "reason": "same machine code"}
+
+
+@contextmanager
+def _order(seed: int) -> Iterator[None]:
+    """Within it the emulator runs threads in the order of `seed`."""
+    with patch.object(emulated, "emulated", partial(emulator.emulated, seed)):
+        yield
+
+
+def _killing(record: Record, item: Item, seed: int) -> Message:
+    """What killed a mutant: op, the first tap that is wrong or a guard, the inputs."""
+    verdict, first = record.judgement.verdict, record.judgement.first
+    stage = (first.tap if first else "") or verdict.tap
+    if not stage:
+        stage = "launch" if record.kind is Kind.CRASHED else "guard"
+    op, inputs = item.inputs
+    name = f"{op} {stage} {inputs}" + (f" order {seed}" if seed else "")
+    return {
+        "killed_by": name, "op": op, "stage": stage, "inputs": inputs,
+        "verdict": str(record.kind), "case": record.case,
+        "detail": (verdict.detail or record.log).strip()[-200:],
+    }  # fmt: skip
+
+
+def _first_error(log: str) -> str:
+    lines = [line for line in log.splitlines() if "error" in line or "C75" in line]
+    return (lines or log.splitlines() or [""])[0][:200]
