@@ -27,6 +27,7 @@ _TYPES: dict[str, tuple[int, torch.dtype, torch.dtype]] = {
     "u8": (8, torch.uint8, torch.uint8),
     "i8": (8, torch.int8, torch.int8),
     "i16": (16, torch.int16, torch.int16),
+    "i32": (32, torch.int32, torch.int32),
     "bf16": (16, torch.int16, torch.bfloat16),
     "fp16": (16, torch.int16, torch.float16),
     "fp32": (32, torch.int32, torch.float32),

@@ -25,9 +25,10 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[2])]
 
 import torch  # noqa: E402
-from on_gpu import hardware_casts, hardware_functions, hardware_probes  # noqa: E402
+from on_gpu import hardware_casts, hardware_functions, hardware_results  # noqa: E402
 from on_gpu.hardware_model import Model, dot  # noqa: E402
 from on_gpu.hardware_operands import KINDS, random  # noqa: E402
+from on_gpu.hardware_probes import Prober  # noqa: E402
 from on_gpu.hardware_units import UNITS, Gpu, Machine, Modelled, Unit  # noqa: E402
 
 from refmoe.kernels import compiler  # noqa: E402
@@ -53,7 +54,7 @@ def measure(
     machine: Machine, unit: Unit, count: int, samples: int, kept: dict[str, Any]
 ) -> Findings:
     """Probe one unit, then hold its model to random dot products."""
-    prober = hardware_probes.Prober(machine, unit)
+    prober = Prober(machine, unit)
     found = prober.found
     if unit.result == "int32":
         blocks = (tuple(range(unit.depth)),)
@@ -62,10 +63,10 @@ def measure(
         )  # fmt: skip
     else:
         model = None
-        for probe in hardware_probes.PROBES:
+        for probe in hardware_results.PROBES:
             attempt(found, probe.__name__, partial(probe, prober))
         try:
-            model = hardware_probes.model_of(unit, found)
+            model = hardware_results.model_of(unit, found)
         except Exception:
             found.setdefault("failed", {})["model"] = traceback.format_exc(limit=-2)
     found["model"] = model and asdict(model)
@@ -163,18 +164,15 @@ def main() -> int:
     findings: Findings = {"machine": describe(), "units": {}, "functions": {}}
     findings |= {"casts": {}, "seconds": {}}
     kept: dict[str, Any] = {}
-    parts: dict[str, tuple[str, Callable[[], Any]]] = {
-        unit.name: (
-            "units",
-            partial(measure, machine, unit, options.count, options.samples, kept),
-        )
-        for unit in UNITS
-    }
+    parts: dict[str, tuple[str, Callable[[], Any]]] = {}
     if not options.model:
         for name in hardware_functions.FUNCTIONS:
             parts[name] = "functions", partial(hardware_functions.measure, name)
         for name in hardware_casts.CASTS:
-            parts[f"cast to {name}"] = "casts", partial(hardware_casts.measure, name)
+            parts[name] = "casts", partial(hardware_casts.measure, name)
+    for unit in UNITS:
+        action = partial(measure, machine, unit, options.count, options.samples, kept)
+        parts[unit.name] = "units", action
     for name, (section, part) in parts.items():
         if options.only and not any(word in name for word in options.only):
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,20 @@ SAMPLES = (
 )  # fmt: skip
 
 
+#: What they approximate, in fp64.
+_EXACT = {
+    "rcp": torch.reciprocal, "ex2": torch.exp2, "lg2": torch.log2, "exp": torch.exp,
+    "rsqrt": torch.rsqrt, "sqrt": torch.sqrt, "tanh": torch.tanh, "erf": torch.erf,
+    "fast_expf": torch.exp, "fast_logf": torch.log, "fast_divide": torch.reciprocal,
+    "log1p": torch.log1p, "divide": torch.reciprocal,
+}  # fmt: skip
+
+
+def reference(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The fp64 function that an elementary function approximates."""
+    return _EXACT.get(name) or _EXACT[name.split("_")[0]]
+
+
 def measure(name: str) -> dict[str, Any]:
     """Everything that is kept of one function."""
     digests = {
@@ -47,10 +62,10 @@ def measure(name: str) -> dict[str, Any]:
         "flushed": counts[1],
         "other infinities or NaNs": counts[2],
         "samples": {f"{x:08x}": f"{_one(name, x):08x}" for x in SAMPLES},
-        "every 4096th of [1, 2)": [
-            f"{int(bits) & 0xFFFFFFFF:08x}"
-            for bits in _results(name, 0x3F800000)[:: 1 << 12]
-        ][::32],
+        "every 2^17th of [1, 2)": [
+            f"{bits & 0xFFFFFFFF:08x}"
+            for bits in _results(name, BINADES["1"])[:: 1 << 17].tolist()
+        ],
         "ulps by exponent": worst,
     }
 
