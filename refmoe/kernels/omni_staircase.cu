@@ -103,6 +103,8 @@ __device__ __noinline__ void settle_ties(Board& board, i32 first, i32 last, i32 
   i32 filled = count;
   while (filled > 0 && key_of(board.list[filled - 1]) == key) --filled;
   const float best_y = board.best_y[0];
+  // Every lane has read the list before any writes to it.
+  __syncwarp();
   for (i32 base = first; base < last && filled < count; base += 32) {
     const i32 own = base + lane;
     const bool reaches = own < last && sortable(sum_of<Sum>(board.x[own], best_y)) >= key;
