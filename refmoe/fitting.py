@@ -110,7 +110,8 @@ def layer_step(layer: Layer, *, whole: bool = False) -> int:
 
     Formats whose last block may be short ask for none, unless blocks must be `whole`.
     """
-    forms = (layer.weights, layer.activations, layer.requantize)
+    shared = "none" if layer.shared is None else layer.shared.weights or "none"
+    forms = (layer.weights, layer.activations, layer.requantize, shared)
     return math.lcm(*(_step(form, whole) for form in forms))
 
 

@@ -166,8 +166,14 @@ def _structured(cell: Cell, number: int, seed: int) -> Case:
 
 def plain(case: Case) -> Case:
     """The case with weights and activations in the layer's own type, without blocks."""
-    dtype = case.layer.dtype
-    return case.but(weights=dtype, activations=dtype, requantize=dtype)
+    dtype, shared = case.layer.dtype, case.layer.shared
+    changes = dict(case.changes)
+    if shared is not None and shared.weights is not None:
+        changes["shared.weights"] = None
+    return case.but(
+        weights=dtype, activations=dtype, requantize=dtype,
+        changes=tuple(sorted(changes.items())),
+    )  # fmt: skip
 
 
 def _fits_any_rows(name: str) -> bool:

@@ -21,15 +21,9 @@ from oracle.spec import BlockFormat, Layer
 Dense = torch.Tensor | Blocks
 
 
-def from_checkpoint(
-    tensors: Mapping[str, torch.Tensor],
-    layer: Layer,
-    shared: BlockFormat | None = None,
-) -> Params:
+def from_checkpoint(tensors: Mapping[str, torch.Tensor], layer: Layer) -> Params:
     """One layer's tensors, by their names below ``ffn.``, as canonical parameters.
 
-    `layer.weights` is the experts' format, `shared` the shared expert's; without it the
-    shared expert's weights are taken as they are.
     Raises ValueError for a missing tensor or one that does not fit `layer`.
     """
     if not isinstance(layer.weights, BlockFormat):
@@ -39,6 +33,8 @@ def from_checkpoint(
         )
     kind, experts = layer.weights, range(layer.experts)
     hashed, dense = layer.routing.method == "hash", layer.shared is not None
+    form = None if layer.shared is None else layer.shared.weights
+    shared = form if isinstance(form, BlockFormat) else None
     params = Params(
         gate_up=_stack([_gate_up(tensors, f"experts.{e}.", kind) for e in experts]),
         down=_stack([_blocks(tensors, f"experts.{e}.w2.", kind) for e in experts]),

@@ -46,7 +46,7 @@ DEEPSEEK_V3 = Layer(
         renormalize="sum",
         scale=2.5,
     ),
-    shared=Shared(2048),
+    shared=Shared(2048, weights=preset("fp8_block_128")),
     weights=preset("fp8_block_128"),
     activations=preset("fp8_group_128"),
     requantize=preset("fp8_group_128"),
@@ -56,6 +56,7 @@ DEEPSEEK_V3 = Layer(
 # As V3, with power-of-two scales (S).
 DEEPSEEK_V3_1 = replace(
     DEEPSEEK_V3,
+    shared=Shared(2048, weights=preset("fp8_block_128:ue8m0")),
     weights=preset("fp8_block_128:ue8m0"),
     activations=preset("fp8_group_128:deepgemm_ue8m0"),
     requantize=preset("fp8_group_128:deepgemm_ue8m0"),
@@ -82,7 +83,7 @@ DEEPSEEK_V4_FLASH = Layer(
     ),
     activation=CLAMPED_SWIGLU,
     weight_on="intermediate",
-    shared=Shared(2048),
+    shared=Shared(2048, weights=preset("fp8_block_128:ue8m0")),
     weights=preset("mxfp4"),
     activations=preset("fp8_group_128:deepgemm_ue8m0"),
     requantize=preset("fp8_group_128:deepgemm_ue8m0"),
@@ -103,7 +104,7 @@ DEEPSEEK_V4_PRO = replace(
     intermediate=3072,
     experts=384,
     routing=replace(DEEPSEEK_V4_FLASH.routing, scale=2.5),
-    shared=Shared(3072),
+    shared=Shared(3072, weights=preset("fp8_block_128:ue8m0")),
     name="deepseek-v4-pro",
 )
 
@@ -121,16 +122,18 @@ KIMI_K2 = Layer(
     experts=384,
     top_k=8,
     routing=replace(NOAUX, scale=2.827),
-    shared=Shared(2048),
+    shared=Shared(2048, weights=preset("fp8_block_128")),
     weights=preset("fp8_block_128"),
     activations=preset("fp8_group_128"),
     requantize=preset("fp8_group_128"),
     name="kimi-k2",
 )
 
-# As K2 with INT4 weights (T); groups of 32 with bf16 scales are unverified.
+# As K2 with INT4 weights, but for the shared expert (T); groups of 32 with bf16 scales
+# are unverified.
 KIMI_K2_THINKING = replace(
     KIMI_K2,
+    shared=Shared(2048),
     weights=preset("int4_group_32:bf16"),
     activations="bf16",
     requantize="bf16",

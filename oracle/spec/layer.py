@@ -24,17 +24,24 @@ class Shared:
     combine: ``add``: y + s. ``gated``: y + sigmoid(x . g) s. ``average``: (y + s) / 2.
     ``rsqrt2``: (y + s) / sqrt(2). ``weighted``: `count` experts of intermediate / count
     columns each, weighted per token by the router (`Routing.shared_logits`).
+
+    `weights` is the format of its weights, None the layer's dtype. A GEMM with block
+    weights sees the operand that the routed experts' sees (`Layer.activations`,
+    `Layer.requantize`), one with plain weights sees it as it is.
     """
 
     intermediate: int
     count: int = 1
     combine: SharedCombine = "add"
     activation: Activation | None = None
+    weights: str | BlockFormat | None = None
 
     def __post_init__(self) -> None:
         at_least("Shared", "intermediate", self.intermediate, 1)
         at_least("Shared", "count", self.count, 1)
         choose("Shared", "combine", self.combine, get_args(SharedCombine))
+        if isinstance(self.weights, str):
+            choose("Shared", "weights", self.weights, PLAIN_TYPES)
         if self.intermediate % self.count:
             raise ValueError(
                 f"Shared: intermediate={self.intermediate} is no multiple of "

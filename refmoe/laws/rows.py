@@ -66,5 +66,6 @@ def entangled(case: Case) -> str | None:
 
 def formats(layer: Layer) -> tuple[BlockFormat, ...]:
     """The block formats of a layer."""
-    forms = (layer.weights, layer.activations, layer.requantize)
+    shared = None if layer.shared is None else layer.shared.weights
+    forms = (layer.weights, layer.activations, layer.requantize, shared)
     return tuple(form for form in forms if isinstance(form, BlockFormat))

@@ -107,12 +107,12 @@ def layer_params(source: Source, rule: Regime) -> Params:
         columns = layer.shared.intermediate
         gated = (layer.shared.activation or layer.activation).gated
         rows = columns * (2 if gated else 1)
-        # Shared experts stay in the layer's own type, as the released models have them.
+        form = layer.shared.weights or layer.dtype
         for name, size in (
             ("shared_gate_up", (rows, h)),
             ("shared_down", (h, columns)),
         ):
-            found[name] = rule.weight(source, name, size, layer.dtype)
+            found[name] = rule.weight(source, name, size, form)
         if layer.shared.combine == "gated":
             row = rule.weight(source, "shared_gate", (1, h), layer.dtype)
             found["shared_gate"] = row[0]

@@ -83,6 +83,33 @@ def test_moe_is_right_for_odd_models(
     assert record.kind in RIGHT, record.log
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model=deepseek-v3 E=16 shared.intermediate=128 regime=exact",
+        "model=deepseek-v3.1 E=16 shared.intermediate=192 tactic=mma_medium",
+        "model=deepseek-v4-flash E=4 shared.intermediate=128 shared.weights=nvfp4 "
+        "weights=nvfp4 activations=nvfp4 requantize=nvfp4 tactic=mma_medium",
+        "model=llama-4-scout E=4 shared.intermediate=64 shared.weights=mxfp8_e4m3 "
+        "activations=mxfp8_e4m3 requantize=mxfp8_e4m3",
+        "model=llama-4-scout E=4 shared.intermediate=64 shared.weights=mxfp4",
+        "model=inkling E=4 shared.intermediate=128 shared.weights=fp8_block_128 "
+        "activations=fp8_group_128 requantize=fp8_group_128",
+    ],
+    ids=lambda line: "-".join(line.split()[:4:2]),
+)
+def test_moe_quantises_what_meets_shared_blocks(
+    line: str, verifier: Verifier, host_compiler: str
+) -> None:
+    """Catches x weighted before it is quantised, and an intermediate that is not."""
+    k = 1 if "llama" in line else 2
+    line = f"moe T=5 H=128 I=128 k={k} seed=1 {line}"
+    if "tactic" not in line:
+        line += " tactic=naive"
+    record = verifier.check(load("refmoe.kernels.emulated"), parse(line))
+    assert record.kind in RIGHT, record.log
+
+
 def test_moe_of_all_ranks_adds_up(emulated: None) -> None:
     """Catches a shared or identity expert that every rank adds, and global ids."""
     line = (

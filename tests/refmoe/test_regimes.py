@@ -46,7 +46,7 @@ FROZEN = [
     ),
     (
         "moe model=deepseek-v3 T=4 H=128 I=128 E=16 k=8 shared.intermediate=128",
-        "dc96fd4793d4230c",
+        "2f6e8b97a1d22dfb",
     ),
     (
         "moe T=4 H=64 I=32 E=8 k=4 weights=mxfp4 regime=heavy load=half",

@@ -24,7 +24,7 @@ GPT_OSS = Layer(
 DEEPSEEK = Layer(
     256, 128, 3, 2,
     routing=Routing("sqrtsoftplus", bias="selection", renormalize="sum"),
-    shared=Shared(128),
+    shared=Shared(128, weights=FP8),
     weights=MXFP4,
 )  # fmt: skip
 
@@ -124,7 +124,7 @@ BLOCK_FP8 = replace(DEEPSEEK, weights=FP8)
 @pytest.mark.parametrize("layer", [DEEPSEEK, HASHED, BLOCK_FP8], ids=str.__call__)
 def test_deepseek_v4_checkpoint_comes_back(layer: Layer) -> None:
     tensors = _deepseek(layer)
-    params = deepseek_v4.from_checkpoint(tensors, layer, shared=FP8)
+    params = deepseek_v4.from_checkpoint(tensors, layer)
     assert _same(deepseek_v4.to_checkpoint(params), tensors)
 
 
@@ -133,7 +133,8 @@ def test_deepseek_v4_shared_expert_may_be_plain() -> None:
     for w, shape in (("w1", (128, 256)), ("w3", (128, 256)), ("w2", (256, 128))):
         tensors[f"shared_experts.{w}.weight"] = _floats(int(w[1]), *shape)
         del tensors[f"shared_experts.{w}.scale"]
-    params = deepseek_v4.from_checkpoint(tensors, DEEPSEEK)
+    plain = replace(DEEPSEEK, shared=Shared(128))
+    params = deepseek_v4.from_checkpoint(tensors, plain)
     assert _same(deepseek_v4.to_checkpoint(params), tensors)
 
 
@@ -142,7 +143,7 @@ def test_deepseek_v4_weights_are_what_transformers_reads(layer: Layer) -> None:
     fp8 = pytest.importorskip("transformers.integrations.finegrained_fp8")
     reader = fp8.Fp8Dequantize(None)
     tensors = _deepseek(layer)
-    params = deepseek_v4.from_checkpoint(tensors, layer, shared=FP8)
+    params = deepseek_v4.from_checkpoint(tensors, layer)
 
     def read(name: str) -> torch.Tensor:
         weight, scale = tensors[f"{name}.weight"], tensors[f"{name}.scale"]
@@ -182,6 +183,6 @@ def test_checkpoints_refuse_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="has no blocks; give the experts'"):
         deepseek_v4.from_checkpoint(tensors, replace(DEEPSEEK, weights="bf16"))
     with pytest.raises(ValueError, match=r"experts\.0\.w1\.scale has shape \(128, 8\)"):
-        deepseek_v4.from_checkpoint(tensors, replace(DEEPSEEK, weights=FP8), FP8)
+        deepseek_v4.from_checkpoint(tensors, replace(DEEPSEEK, weights=FP8))
     with pytest.raises(ValueError, match=r"'experts.3.w1.weight' is missing"):
-        deepseek_v4.from_checkpoint(tensors, replace(DEEPSEEK, experts=4), FP8)
+        deepseek_v4.from_checkpoint(tensors, replace(DEEPSEEK, experts=4))

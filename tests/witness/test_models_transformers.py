@@ -106,8 +106,11 @@ OTHER_SIZES: dict[str, tuple[str, str, dict[str, str]]] = {
 
 
 def _plain(name: str) -> Layer:
-    plain = {"weights": "bf16", "activations": "bf16", "requantize": "bf16"}
-    return replace(get(name), **plain)  # type: ignore[arg-type]
+    layer = get(name)
+    shared = layer.shared and replace(layer.shared, weights=None)
+    return replace(
+        layer, weights="bf16", activations="bf16", requantize="bf16", shared=shared
+    )
 
 
 def _defaults(folder: str, config: str) -> object:

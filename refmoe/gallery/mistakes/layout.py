@@ -85,9 +85,14 @@ def shared_gate_and_up_swapped(
 ) -> Tensor:
     """The shared expert's gate and up change places, the others' do not."""
     both = params.shared_gate_up
+    swapped: Tensor | Blocks
     if isinstance(both, Tensor):
-        params = replace(params, shared_gate_up=both.roll(len(both) // 2, 0))
-    return stage(x, params, layer, gammas)
+        swapped = both.roll(len(both) // 2, 0)
+    else:
+        codes = both.codes.roll(len(both.codes) // 2, 0)
+        scales = both.scales.roll(len(both.scales) // 2, 0)
+        swapped = replace(both, codes=codes, scales=scales)
+    return stage(x, replace(params, shared_gate_up=swapped), layer, gammas)
 
 
 # ---- codes and scales
