@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
 from refmoe.campaign.plan import claim
+from refmoe.campaign.processes import server
 from refmoe.campaign.state import Tail, path_of
 from refmoe.campaign.stream import Job, work
 from refmoe.campaign.totals import Totals
@@ -38,12 +37,12 @@ def campaign(job: Job, watch: Watch = lambda totals: None) -> tuple[Totals, list
     folder belongs to another campaign.
     """
     claim(job.folder, job.plan)
-    context = multiprocessing.get_context("spawn")
+    context = server()
     stop = context.Event()
-    processes = {
+    processes: dict[int, BaseProcess] = {
         number: context.Process(
             target=work,
-            args=(replace(job, stream=number), stop.is_set, os.getpid()),
+            args=(replace(job, stream=number), stop.is_set),
             name=f"stream {number}",
         )
         for number in job.plan.streams
@@ -61,7 +60,7 @@ def campaign(job: Job, watch: Watch = lambda totals: None) -> tuple[Totals, list
     return found, ended
 
 
-def _watched(folder: Path, processes: dict[int, SpawnProcess], watch: Watch) -> Totals:
+def _watched(folder: Path, processes: dict[int, BaseProcess], watch: Watch) -> Totals:
     """Follow the streams until every process has ended."""
     found = Totals()
     tails = {number: Tail(path_of(folder, number)) for number in processes}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from refmoe.campaign.batch import Batch, Enough, Place, checked, place
 from refmoe.campaign.closeness import Heard
 from refmoe.campaign.database import Section, opened
 from refmoe.campaign.plan import Hosting, Limits, Plan
+from refmoe.campaign.processes import orphaned
 from refmoe.campaign.state import (
     CORPUS,
     Checked,
@@ -49,8 +49,8 @@ class Job:
     study: float = 20.0
 
 
-def work(job: Job, stopped: Callable[[], bool], parent: int) -> None:
-    """The process: works until its share or its time is over, or its parent is gone."""
+def work(job: Job, stopped: Callable[[], bool]) -> None:
+    """The process: works until its share or time is over, or its command is gone."""
     # Ctrl-C is the parent's to hear; it then says stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
@@ -59,7 +59,7 @@ def work(job: Job, stopped: Callable[[], bool], parent: int) -> None:
     def over() -> bool:
         seconds = job.limits.seconds
         late = seconds is not None and time.monotonic() - start >= seconds
-        return late or stopped() or os.getppid() != parent
+        return late or stopped() or orphaned()
 
     with job.hosting.opened() as (runner, load):
         run(job, load(job.plan.ports), runner, over)

@@ -73,6 +73,12 @@ def fuzz(
 
     Status 1 also where a finding returned that the ledger calls fixed.
     """
+    from refmoe.campaign import processes
+
+    if cases is None and minutes is None:
+        raise typer.BadParameter("say how much: --cases or --minutes")
+    # Before the imports below, which take as long as those of the server.
+    processes.server()
     from refmoe.campaign import archs, run
     from refmoe.campaign import corpus as lines
     from refmoe.campaign.plan import Limits, Plan
@@ -84,8 +90,6 @@ def fuzz(
     from refmoe.regimes import regime as regime_called
     from refmoe.report.terminal import console_for
 
-    if cases is None and minutes is None:
-        raise typer.BadParameter("say how much: --cases or --minutes")
     hosting = Hosting(in_process, deadline, compile_deadline, memory)
     console = console_for()
     known: tuple[tuple[list[str] | None, Callable[[str], object]], ...] = (
