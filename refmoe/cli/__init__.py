@@ -10,8 +10,9 @@ def main() -> None:
     from refmoe.cli.app import app
     from refmoe.cli.files import writing
     from refmoe.cli.fuzz import campaigning
+    from refmoe.cli.score import score
 
-    commands: tuple[Callable[..., None], ...] = (*writing, *campaigning)
+    commands: tuple[Callable[..., None], ...] = (*writing, *campaigning, score)
     for command in commands:
         app.command()(command)
     app(prog_name="refmoe")

@@ -56,8 +56,14 @@ def side_by_side(
     """
     mistakes = list(entries("mistake").values()) if mistakes is None else mistakes
     honest = list(entries("honest").values()) if honest is None else honest
-    killed = [rejecting(entry, regimes, count) for entry in mistakes]
-    failed = [rejecting(entry, regimes, count) for entry in honest]
+    return rows(
+        [rejecting(entry, regimes, count) for entry in mistakes],
+        [rejecting(entry, regimes, count) for entry in honest],
+    )
+
+
+def rows(killed: Sequence[set[str]], failed: Sequence[set[str]]) -> list[Row]:
+    """A row for each rule, from the names of those that reject each port."""
     sources = {rule.name: rule.source for rule in RULES}
     return [
         Row(

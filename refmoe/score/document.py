@@ -39,7 +39,7 @@ class Score:
         ordered = {name: self.parts[name] for name in PARTS if name in self.parts}
         whole = {"schema": SCHEMA, **ordered}
         new = path.with_name(f"{path.name}.new")
-        new.write_text(json.dumps(whole, indent=1) + "\n")
+        new.write_text(_text(whole) + "\n")
         os.replace(new, path)
 
 
@@ -93,3 +93,20 @@ def commit() -> str:
     except OSError:
         return ""
     return done.stdout.strip()
+
+
+def _text(value: Any, indent: str = "") -> str:
+    """JSON in lines: what has objects inside is broken, all else stays on one line."""
+    if isinstance(value, dict) and any(
+        isinstance(v, dict | list) for v in value.values()
+    ):
+        inner = [
+            f"{json.dumps(key)}: {_text(v, indent + ' ')}" for key, v in value.items()
+        ]
+        ends = "{}"
+    elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        inner, ends = [json.dumps(v) for v in value], "[]"
+    else:
+        return json.dumps(value)
+    lines = f",\n{indent} ".join(inner)
+    return f"{ends[0]}\n{indent} {lines}\n{indent}{ends[1]}"
