@@ -15,7 +15,7 @@ from refmoe.kernels import compiler, emulator
 from refmoe.kernels.launchers.gemm import Gemm
 
 #: A script of its own for a machine with a GPU.
-collect_ignore = ["gpu_check.py", "on_gpu"]
+collect_ignore = ["gpu_check.py", "sanitize.py", "on_gpu"]
 
 
 @pytest.fixture(scope="session")
