@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+FILE = "grouped_mma.cu"
 #: Elements along k of one stage (kSteps of fragments.cuh).
 _STEPS = 64
 
@@ -59,6 +60,12 @@ class Tactic:
         if how.scaled and self.m_tiles * self.n_tiles > 16:
             return replace(self, n_tiles=self.n_tiles // 2).taken(how)
         return self
+
+    def kernel(self, how: Instruction, curve: str) -> str:
+        """The kernel of FILE."""
+        shape = (self.m_warps, self.n_warps, self.m_tiles, self.n_tiles, self.stages)
+        names = (how.unit, how.x, how.w, curve, str(how.scaled).lower(), *shape)
+        return f"gemm_mma<{', '.join(map(str, names))}>"
 
     def shared(self, how: Instruction) -> int:
         """Bytes of shared memory: the stages with rows' numbers, then the sums."""

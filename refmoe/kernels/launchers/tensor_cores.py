@@ -15,6 +15,7 @@ from refmoe.kernels.launchers.formats import TYPES, Geometry
 from refmoe.kernels.launchers.gemm import Gemm, naive
 from refmoe.kernels.launchers.operands import Matrix, Packed, operand_struct, stored
 from refmoe.kernels.launchers.tactics import (
+    FILE,
     TACTICS,
     Instruction,
     Tactic,
@@ -84,12 +85,8 @@ def tensor_cores(gemm: Gemm, tactic: Tactic | None = None) -> torch.Tensor:
     out = gemm.empty()
     halves = 2 if gemm.gated else 1
     tiles = gemm.rows // own.height + min(gemm.w.shape[0], gemm.rows) + 1
-    names = (
-        how.unit, how.x, how.w, gemm.curve, str(how.scaled).lower(), own.m_warps,
-        own.n_warps, own.m_tiles, own.n_tiles, own.stages,
-    )  # fmt: skip
     across = blocks_for(gemm.width * halves, own.columns)
-    Kernel("grouped_mma.cu", f"gemm_mma<{', '.join(map(str, names))}>")(
+    Kernel(FILE, own.kernel(how, gemm.curve))(
         tiles * across if gemm.rows else 0, own.threads, operand_struct(gemm.x),
         operand_struct(gemm.w), gemm.job(), gemm.parameters(), np.int32(how.period),
         out, device=gemm.device, shared=shared,

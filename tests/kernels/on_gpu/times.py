@@ -29,7 +29,7 @@ Numbers = dict[str, object]
 _SETS, _REPLAYS = 6, 15
 
 
-def graph_time(calls: Sequence[Callable[[], object]]) -> float:
+def graph_time(calls: Sequence[Callable[[], object]], replays: int = _REPLAYS) -> float:
     """Microseconds per call: all calls in one CUDA graph, the median of its replays."""
     for call in calls:
         call()
@@ -39,7 +39,7 @@ def graph_time(calls: Sequence[Callable[[], object]]) -> float:
         # Results stay alive: reused memory would stay in the cache.
         kept = [call() for call in calls]
     times = []
-    for round_ in range(_REPLAYS + 3):
+    for round_ in range(replays + 3):
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         graph.replay()
