@@ -3,15 +3,19 @@
 #include "formats.cuh"
 
 // What a matrix instruction multiplies: 16 values of a 16-bit float, or 32 int8, at a time.
+// 2^kLeast is the least normal value.
 template <class T> struct Unit;
 template <> struct Unit<bf16> {
   using Sum = float;
-  static constexpr int kDepth = 16;
+  static constexpr int kDepth = 16, kLeast = -126;
 };
-template <> struct Unit<fp16> : Unit<bf16> {};
+template <> struct Unit<fp16> {
+  using Sum = float;
+  static constexpr int kDepth = 16, kLeast = -14;
+};
 template <> struct Unit<element::int8> {
   using Sum = i32;
-  static constexpr int kDepth = 32;
+  static constexpr int kDepth = 32, kLeast = 0;
 };
 
 #ifdef REFMOE_EMULATED
@@ -24,7 +28,7 @@ __device__ __forceinline__ void multiply_accumulate(typename Unit<T>::Sum (&c)[4
                                                     const u32 (&a)[4], u32 low, u32 high) {
   constexpr unsigned kPerWord = Unit<T>::kDepth / 8;
   const u32 b[2] = {low, high};
-  simt::multiply_accumulate(c, a, b, kPerWord, [](u32 word, unsigned i) {
+  simt::multiply_accumulate(c, a, b, kPerWord, Unit<T>::kLeast, [](u32 word, unsigned i) {
     if constexpr (kPerWord == 2) return half_of<T>(word, i);
     else return typename Unit<T>::Sum(decode<T>(word >> 8 * i & 255u));
   });
