@@ -34,7 +34,7 @@ from refmoe.loading import load
 from refmoe.report.about import versions
 
 #: Cases of a default cell, of any other cell, and hearings of each law.
-PROFILES = {"quick": (1, 0, 1), "ci": (4, 1, 2), "deep": (16, 4, 8)}
+PROFILES = {"quick": (2, 1, 1), "ci": (4, 1, 2), "deep": (16, 4, 8)}
 
 
 def main(words: list[str] | None = None) -> int:

@@ -16,30 +16,37 @@ from refmoe.kernels.source import expand, replaced
 
 Kernel = tuple[str, str]
 
-#: What mutants call that the emulator lacks: other directions, rougher functions.
+#: What mutants call and the emulator need not have.
 _ROUGH = """
 #include <fenv.h>
-namespace simt {
+namespace rough {
 template <class F> float toward_zero(F compute) {
   fesetround(FE_TOWARDZERO);
   volatile float result = compute();
   fesetround(FE_TONEAREST);
   return result;
 }
-}  // namespace simt
-#define ROUGH(name, sign) inline float name(float a, float b) { \\
-  volatile float x = a, y = b; return simt::toward_zero([&] { return x sign y; }); }
-ROUGH(__fadd_rz, +) ROUGH(__fsub_rz, -) ROUGH(__fmul_rz, *) ROUGH(__fdiv_rz, /)
-inline float __fsqrt_rz(float a) {
+inline float fsqrt(float a) {
   const float near = sqrtf(a);
   return double(near) * near > a ? nextafterf(near, 0) : near;
 }
-inline float __fmaf_rz(float a, float b, float c) {
-  const float near = fmaf(a, b, c);
+inline float fmaf(float a, float b, float c) {
+  const float near = ::fmaf(a, b, c);
   const double left = fma(double(a), b, double(c) - near);
   return near * left < 0 ? nextafterf(near, 0) : near;
 }
-inline float __expf(float a) { return exp2f(a * 1.442695041f); }
+inline float expf(float a) { return exp2f(a * 1.442695041f); }
+#define ROUGH(name, sign) inline float name(float a, float b) { \\
+  volatile float x = a, y = b; return toward_zero([&] { return x sign y; }); }
+ROUGH(fadd, +) ROUGH(fsub, -) ROUGH(fmul, *) ROUGH(fdiv, /)
+}  // namespace rough
+#define __fadd_rz rough::fadd
+#define __fsub_rz rough::fsub
+#define __fmul_rz rough::fmul
+#define __fdiv_rz rough::fdiv
+#define __fsqrt_rz rough::fsqrt
+#define __fmaf_rz rough::fmaf
+#define __expf rough::expf
 """
 
 

@@ -5,6 +5,7 @@ Whoever forks must not have touched CUDA: a task meets the GPU for itself.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import select
@@ -117,6 +118,7 @@ def _live(task: Task, pipe: int) -> None:
     status = 1
     try:
         os.setsid()
+        faulthandler.disable()
         quiet = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(quiet, number)

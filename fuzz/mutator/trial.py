@@ -14,7 +14,7 @@ from fuzz.mutator.building import Build, Kernel, alone, in_turns, listed, users
 from fuzz.mutator.mutants import Mutant
 from fuzz.mutator.processes import Message, Tell
 from fuzz.mutator.survey import Item
-from refmoe.kernels import emulated, emulator
+from refmoe.kernels import emulated, emulator, loader
 from refmoe.kernels.compiler import CompileError
 from refmoe.loading import load
 from refmoe.parse import parse
@@ -55,6 +55,9 @@ def tried(
 ) -> None:
     """Judge the mutant on the cases that launch what it changes; tells the result."""
     start = time.monotonic()
+    # Whatever the process that this one was forked from has loaded is unchanged.
+    emulator._entry.cache_clear()
+    loader._functions.clear()
     files = users(mutant.file)
     own = in_turns(kernel for kernel in kernels if kernel[0] in files)
     spare = [kernel for kernel in listed(files) if kernel not in kernels]
