@@ -12,10 +12,11 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import deque
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,17 @@ import torch
 from fuzz.mutator import report as reports
 from fuzz.mutator.building import Kernel, alone
 from fuzz.mutator.mutants import Mutant, digest, files, sample
-from fuzz.mutator.processes import Pool, Task, Tell
+from fuzz.mutator.processes import Pool, Task, Tell, in_order
 from fuzz.mutator.report import Report
 from fuzz.mutator.survey import Item, Plan, by_kernel, item_of, survey
-from fuzz.mutator.trial import Trial, tried
+from fuzz.mutator.trial import Trial, tried_all
 from refmoe.kernels import compiler, emulated
 from refmoe.kernels.source import replaced
 from refmoe.loading import load
 from refmoe.report.about import versions
 
+#: Mutants that one process on a GPU takes in turn.
+_BATCH = 8
 #: Cases of a default cell, of any other cell, and hearings of each law.
 PROFILES = {"quick": (2, 1, 1), "ci": (4, 1, 2), "deep": (16, 4, 8)}
 
@@ -94,7 +97,7 @@ def _options(words: list[str] | None) -> argparse.Namespace:
         "--deadline", type=float, default=20.0, help="of one case, in s"
     )
     parser.add_argument(
-        "--patience", type=float, default=60.0, help="of a mutant, in s"
+        "--patience", type=float, default=30.0, help="of a mutant, in s"
     )
     parser.add_argument("--profile", choices=PROFILES, default="deep")
     parser.add_argument("--op", nargs="*", default=[], help="only these ops")
@@ -138,7 +141,7 @@ class _Run:
                 name = torch.cuda.get_device_name()
                 tell({"device": name, "target": target_for(0)})
 
-            found = dict(next(self.pool.run([("device", ask)]))[1])
+            found = dict(next(self.pool.run(in_order(iter([("device", ask)]))))[1])
             if "error" in found:
                 raise SystemExit(f"no GPU: {found['error']}; give --emulate")
             self.trial = Trial(
@@ -179,34 +182,39 @@ class _Run:
         return by_kernel(items)
 
     def judge(self, waiting: list[Mutant], kernels: dict[Kernel, list[Item]]) -> None:
-        """Run the mutants; each result is written as it comes."""
-        by_id = {mutant.id: mutant for mutant in waiting}
-        last: dict[str, str] = {}
+        """Run the mutants; each result is written as it comes.
 
-        def task(mutant: Mutant) -> Task:
-            text = self.texts[mutant.file]
-            return partial(tried, self.trial, mutant, text, kernels)
+        A process takes several in turn; what one that breaks it leaves goes to another.
+        """
+        queue = deque(waiting)
+        batches: dict[str, list[Mutant]] = {}
+        at: dict[str, str] = {}
+        numbers = count()
 
-        def tasks() -> Iterator[tuple[str, Task]]:
-            for mutant in waiting:
-                yield mutant.id, task(mutant)
+        def following() -> tuple[str, Task] | None:
+            # The last ones are spread over all processes.
+            share = len(queue) // self.pool.workers + 1
+            size = 1 if self.trial.emulated else min(_BATCH, share)
+            own = [queue.popleft() for _ in range(min(size, len(queue)))]
+            if not own:
+                return None
+            name = str(next(numbers))
+            batches[name] = list(own)
+            return name, partial(tried_all, self.trial, own, self.texts, kernels)
 
-        started: dict[str, float] = {}
-        for name, message in self.pool.run(tasks()):
-            started.setdefault(name, time.monotonic())
-            last[name] = message.get("at", last.get(name, ""))
-            found: dict[str, Any] | None = None
+        for name, message in self.pool.run(following):
+            left = batches[name]
+            at[name] = message.get("at", at.get(name, ""))
             if "result" in message:
-                found = message["result"]
+                self.enter(left.pop(0), message["result"])
             elif "error" in message:
                 found = {"status": "never ran", "reason": message["error"]}
-            elif "ended" in message and last[name] != "-":
-                found = _died(message["ended"], last[name])
-            if found is not None:
-                last[name] = "-"
-                if found["status"] != "never ran" or "reason" in found:
-                    taken = round(time.monotonic() - started[name], 2)
-                    self.enter(by_id[name], {"seconds": taken, **found})
+                self.enter(left.pop(0), found)
+                at[name] = "over"
+            elif "ended" in message and left:
+                if message["ended"] != 0 and at[name] != "over":
+                    self.enter(left.pop(0), _died(message["ended"], at[name]))
+                queue.extendleft(reversed(left))
 
     def enter(self, mutant: Mutant, found: dict[str, Any]) -> None:
         """One result."""

@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,9 @@ from typing import Any
 Message = dict[str, Any]
 Tell = Callable[[Message], None]
 Task = Callable[[Tell], None]
+
+#: Seconds between two looks at processes that are silent or ending.
+_TICK = 0.05
 
 
 @dataclass(slots=True)
@@ -30,7 +33,6 @@ class Child:
     pipe: int
     until: float
     said: bytes = b""
-    hung: bool = False
 
 
 @dataclass(slots=True)
@@ -44,28 +46,37 @@ class Pool:
     deadline: float
     until: float = float("inf")
     children: dict[int, Child] = field(default_factory=dict)
+    #: Those that have closed their pipe, and are to be reaped.
+    ending: list[Child] = field(default_factory=list)
+    #: Killed ones, which a driver may hold back for a while.
+    dying: list[int] = field(default_factory=list)
 
-    def run(self, tasks: Iterable[tuple[str, Task]]) -> Iterator[tuple[str, Message]]:
-        """Every task's messages as they come, the last of each says how it `ended`.
+    def run(
+        self, following: Callable[[], tuple[str, Task] | None]
+    ) -> Iterator[tuple[str, Message]]:
+        """Every task's messages as they come; the last of each says how it `ended`.
 
         That is a status of the process, negative for a signal, or "hung"; a task that
-        ran out of the pool's time says nothing more.
+        ran out of the pool's time says nothing more. `following` is the next task,
+        None where there is none at present; the run ends with the last process.
         """
-        waiting = iter(tasks)
-        more = True
         try:
-            while more or self.children:
-                while more and len(self.children) < self.workers:
-                    task = next(waiting, None)
-                    more = task is not None and time.monotonic() < self.until
-                    if more and task is not None:
-                        self._start(*task)
-                if time.monotonic() >= self.until:
+            while time.monotonic() < self.until:
+                while len(self.children) + len(self.ending) < self.workers:
+                    task = following()
+                    if task is None:
+                        break
+                    self._start(*task)
+                if not self.children and not self.ending:
                     return
                 yield from self._listen()
         finally:
-            for child in list(self.children.values()):
-                self._end(child)
+            for child in [*self.children.values(), *self.ending]:
+                self._kill(child)
+            until = time.monotonic() + 5.0
+            while self.dying and time.monotonic() < until:
+                self._reap()
+                time.sleep(_TICK)
 
     def _start(self, name: str, task: Task) -> None:
         reading, writing = os.pipe()
@@ -80,7 +91,7 @@ class Pool:
         self.children[reading] = Child(name, pid, reading, until)
 
     def _listen(self) -> Iterator[tuple[str, Message]]:
-        ready, _, _ = select.select(list(self.children), [], [], 0.05)
+        ready, _, _ = select.select(list(self.children), [], [], _TICK)
         for pipe in ready:
             child = self.children[pipe]
             heard = os.read(pipe, 1 << 16)
@@ -89,28 +100,32 @@ class Pool:
             for line in lines:
                 yield child.name, json.loads(line)
             if not heard:
-                yield child.name, {"ended": self._end(child)}
-        for child in list(self.children.values()):
-            if time.monotonic() >= child.until:
-                self._end(child)
-                yield child.name, {"ended": "hung"}
-
-    def _end(self, child: Child) -> int:
-        """Kill it and take its status; one the driver holds back is left behind."""
-        del self.children[child.pipe]
-        os.close(child.pipe)
-        until = time.monotonic() + 1.0
-        while time.monotonic() < until:
+                del self.children[pipe]
+                os.close(pipe)
+                self.ending.append(child)
+        for child in list(self.ending):
             pid, status = os.waitpid(child.pid, os.WNOHANG)
             if pid:
-                return os.waitstatus_to_exitcode(status)
-            if not child.hung:
-                child.hung = True
-                until = time.monotonic() + 5.0
-                with suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
-            time.sleep(0.01)
-        return -signal.SIGKILL
+                self.ending.remove(child)
+                yield child.name, {"ended": os.waitstatus_to_exitcode(status)}
+        for child in [*self.children.values(), *self.ending]:
+            if time.monotonic() >= child.until:
+                self._kill(child)
+                yield child.name, {"ended": "hung"}
+        self._reap()
+
+    def _kill(self, child: Child) -> None:
+        if self.children.pop(child.pipe, None) is None:
+            self.ending.remove(child)
+        else:
+            os.close(child.pipe)
+        for kill, target in ((os.killpg, child.pid), (os.kill, child.pid)):
+            with suppress(ProcessLookupError):
+                kill(target, signal.SIGKILL)
+        self.dying.append(child.pid)
+
+    def _reap(self) -> None:
+        self.dying = [pid for pid in self.dying if not os.waitpid(pid, os.WNOHANG)[0]]
 
 
 def _live(task: Task, pipe: int) -> None:
@@ -137,3 +152,10 @@ def _live(task: Task, pipe: int) -> None:
     finally:
         # Without exit handlers: a broken context would hang in them.
         os._exit(status)
+
+
+def in_order(
+    tasks: Iterator[tuple[str, Task]],
+) -> Callable[[], tuple[str, Task] | None]:
+    """`following` of a pool for tasks that are known beforehand."""
+    return lambda: next(tasks, None)

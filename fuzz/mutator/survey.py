@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 from unittest.mock import patch
 
-from fuzz.mutator.processes import Message, Pool, Task, Tell
+from fuzz.mutator.processes import Message, Pool, Task, Tell, in_order
+from refmoe.guard import launch as guarded
 from refmoe.kernels import launch
 from refmoe.laws import LAWS
 from refmoe.loading import load
@@ -38,8 +39,11 @@ FORMATS = (
     "int8_token", "int8_token:torchao", "int8_channel", "int4_group_32",
     "int4_group_32:torchao", "int4_group_128",
 )  # fmt: skip
-#: Cases that one process surveys.
-_CHUNK = 40
+#: Into how many parts each process' share of a survey is cut.
+_PARTS = 3
+#: Cycles for which a guard holds inputs back: no mutant is on a stream of its own, and
+#: processes that share a GPU wait for each other.
+_DELAY = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +95,11 @@ def recorded() -> Iterator[set[tuple[str, str]]]:
 
 
 def planned(plan: Plan) -> Iterator[Item]:
-    """The cases of a plan, one for each way in which the port may run it."""
+    """The cases of a plan; where there are several ways to run one they take turns."""
     port = load(plan.port)
     ops = plan.ops or tuple(port.ops)
-    seen = set()
+    seen: set[str] = set()
+    turns: Counter[str] = Counter()
     default = cells(ops, DEFAULT_MODELS, DEFAULT_FORMATS, tuple(REGIMES), confined=True)
     every = cells(ops, MODELS, FORMATS, tuple(REGIMES), confined=True)
     others = [cell for cell in every if cell not in set(default)]
@@ -107,11 +112,19 @@ def planned(plan: Plan) -> Iterator[Item]:
         if port.unsupported(case) is not None:
             continue
         tactics = (None,) if case.law is not None else port.tactics(case)
-        for tactic in tactics:
-            own = case if tactic is None else case.but(tactic=spelt(tactic))
-            if str(own) not in seen:
-                seen.add(str(own))
-                yield Item(str(own), (cell.op, cell.subject, cell.regime, cell.profile))
+        tactic = tactics[turns[case.op] % len(tactics)] if tactics else None
+        turns[case.op] += 1
+        case = case if tactic is None else case.but(tactic=spelt(tactic))
+        if str(case) not in seen:
+            seen.add(str(case))
+            yield Item(str(case), (cell.op, cell.subject, cell.regime, cell.profile))
+
+
+@contextmanager
+def brisk() -> Iterator[None]:
+    """Within it guards hold inputs back for a shorter time."""
+    with patch.object(guarded, "_DELAY", _DELAY):
+        yield
 
 
 def surveyed(plan: Plan, items: Sequence[Item], tell: Tell) -> None:
@@ -119,18 +132,18 @@ def surveyed(plan: Plan, items: Sequence[Item], tell: Tell) -> None:
     port, verifier = load(plan.port), Verifier()
     for item in items:
         tell({"at": item.case})
-        with recorded() as seen:
-            start = time.perf_counter()
-            case = parse(item.case, largest=None)
+        start = time.perf_counter()
+        case = parse(item.case, largest=None)
+        with recorded() as seen, brisk():
             try:
                 record = verifier.check(port, case, Cell(*item.cell))
             except ValueError:
                 # The case cannot be built: its format takes no NaN, say.
                 continue
-            seconds = time.perf_counter() - start
         done = Item(
-            item.case, item.cell, tuple(sorted(seen)), round(seconds, 4),
-            str(record.kind), record.kind.reported,
+            item.case, item.cell, tuple(sorted(seen)),
+            round(time.perf_counter() - start, 4), str(record.kind),
+            record.kind.reported,
         )  # fmt: skip
         tell({"item": asdict(done)})
 
@@ -142,16 +155,16 @@ def survey(plan: Plan, pool: Pool) -> list[Item]:
         for item in planned(plan):
             tell({"item": asdict(item)})
 
-    items = list(_items(pool.run([("plan", listing)])))
+    items = list(_items(pool.run(in_order(iter([("plan", listing)])))))
     # Every process gets of everything: none has all that is slow.
-    count = -(-len(items) // _CHUNK)
+    count = max(1, min(len(items), pool.workers * _PARTS))
     chunks = [items[number::count] for number in range(count)]
 
     def task(chunk: Sequence[Item]) -> Task:
         return lambda tell: surveyed(plan, chunk, tell)
 
     named = [(f"chunk {n}", task(chunk)) for n, chunk in enumerate(chunks)]
-    found = {item.case: item for item in _items(pool.run(named))}
+    found = {item.case: item for item in _items(pool.run(in_order(iter(named))))}
     return [found[item.case] for item in items if item.case in found]
 
 

@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
+import torch
+
 from fuzz.mutator.building import Build, Kernel, alone, in_turns, listed, users
 from fuzz.mutator.mutants import Mutant
 from fuzz.mutator.processes import Message, Tell
-from fuzz.mutator.survey import Item
+from fuzz.mutator.survey import Item, brisk
 from refmoe.kernels import emulated, emulator, loader
 from refmoe.kernels.compiler import CompileError
 from refmoe.loading import load
@@ -46,14 +48,38 @@ class Trial:
         return self.port == emulated.name
 
 
+def tried_all(
+    trial: Trial,
+    mutants: Sequence[Mutant],
+    texts: Mapping[str, str],
+    kernels: Mapping[Kernel, Sequence[Item]],
+    tell: Tell,
+) -> None:
+    """Several mutants in one process, up to the first that breaks it."""
+    for mutant in mutants:
+        tell({"mutant": mutant.id, "at": ""})
+        found = tried(trial, mutant, texts[mutant.file], kernels, tell)
+        if not trial.emulated and found["status"] != "crashed":
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError as error:
+                case = found.get("case", "")
+                name = f"{case.split(' ', 1)[0]} launch"
+                late = {"status": "crashed", "killed_by": [name], "reason": str(error)}
+                found = {**found, **late}
+        tell({"result": found})
+        if found["status"] == "crashed":
+            return
+
+
 def tried(
     trial: Trial,
     mutant: Mutant,
     text: str,
     kernels: Mapping[Kernel, Sequence[Item]],
     tell: Tell,
-) -> None:
-    """Judge the mutant on the cases that launch what it changes; tells the result."""
+) -> Message:
+    """The result of a mutant on the cases that launch what it changes."""
     start = time.monotonic()
     # Whatever the process that this one was forked from has loaded is unchanged.
     emulator._entry.cache_clear()
@@ -67,7 +93,7 @@ def tried(
             found = _result(trial, build, own, spare, kernels, tell)
         except CompileError as error:
             found = {"status": "not compiling", "reason": _first_error(str(error))}
-    tell({"result": {**found, "seconds": round(time.monotonic() - start, 2)}})
+    return {**found, "seconds": round(time.monotonic() - start, 2)}
 
 
 def _result(
@@ -102,7 +128,7 @@ def _result(
         if time.monotonic() > stop:
             break
         tell({"at": item.case})
-        with build.applied(), _order(seed):
+        with build.applied(), _order(seed), brisk():
             case = parse(item.case, largest=None)
             record = verifier.check(port, case, Cell(*item.cell))
         if record.kind.reported:

@@ -16,9 +16,9 @@ from fuzz.mutator import report as reports
 from fuzz.mutator.__main__ import main
 from fuzz.mutator.building import Build, alone, users
 from fuzz.mutator.mutants import Mutant, files, mutants
-from fuzz.mutator.processes import Pool, Task, Tell
+from fuzz.mutator.processes import Message, Pool, Task, Tell, in_order
 from fuzz.mutator.survey import Item, Plan, by_kernel, item_of, planned, surveyed
-from fuzz.mutator.trial import Trial, tried
+from fuzz.mutator.trial import Trial, tried_all
 from refmoe.kernels.compiler import CompileError
 from refmoe.kernels.source import expand, replaced
 
@@ -26,8 +26,11 @@ PORT = "refmoe.kernels.emulated"
 TEXTS = files()
 
 
-def said(task: Task, deadline: float = 30.0) -> list[dict[str, object]]:
-    return [message for _, message in Pool(1, deadline).run([("task", task)])]
+def said(task: Task, deadline: float = 30.0) -> list[Message]:
+    return [
+        message
+        for _, message in Pool(1, deadline).run(in_order(iter([("task", task)])))
+    ]
 
 
 def test_processes_tell_and_end() -> None:
@@ -71,7 +74,9 @@ def test_processes_run_side_by_side_until_the_time_is_up() -> None:
 
     start = time.monotonic()
     pool = Pool(3, 30.0, start + 1.0)
-    names = {name for name, _ in pool.run((str(n), forever) for n in range(100))}
+    names = {
+        name for name, _ in pool.run(in_order((str(n), forever) for n in range(100)))
+    }
     assert names == {"0", "1", "2"}
     assert not pool.children
 
@@ -117,7 +122,7 @@ def test_survey_finds_what_each_case_launches() -> None:
     """Catches a kernel whose cases are not among those that could kill its mutants."""
     plan = Plan(PORT, 1, 0, 1, ("combine", "permute"))
     items = list(planned(plan))[:6]
-    told: list[dict[str, object]] = []
+    told: list[Message] = []
     surveyed(plan, items, told.append)
     found = [item_of(message["item"]) for message in told if "item" in message]
     assert [item.case for item in found] == [item.case for item in items]
@@ -163,7 +168,7 @@ OPS = ("combine", "omni_route_backward")
 def cases() -> dict[tuple[str, str], list[Item]]:
     """Cases of two cheap ops by kernel."""
     plan = Plan(PORT, 2, 0, 0, OPS)
-    told: list[dict[str, object]] = []
+    told: list[Message] = []
     surveyed(plan, list(planned(plan)), told.append)
     return by_kernel(item_of(m["item"]) for m in told if "item" in m)
 
@@ -175,8 +180,8 @@ def test_mutants_of_the_kernels_are_killed(
 ) -> None:  # fmt: skip
     """Catches a runner under which the unchanged kernel ran."""
     trial = Trial(PORT, "sm_90a", tmp_path, 60.0)
-    mutant, text = one(file, function, operator), TEXTS[file]
-    messages = said(lambda tell: tried(trial, mutant, text, cases, tell))
+    mutant = one(file, function, operator)
+    messages = said(lambda tell: tried_all(trial, [mutant], TEXTS, cases, tell))
     (result,) = [message["result"] for message in messages if "result" in message]
     assert result["status"] in ("killed", "crashed"), result
     assert result["op"] == op
@@ -188,8 +193,8 @@ def test_mutant_with_the_same_code_is_equivalent(
     cases: dict[tuple[str, str], list[Item]], tmp_path: Path, one_thread: None
 ) -> None:
     mutant = Mutant("combine.cu", 1, 1, "none", "", "", "", 0, 0, "// nothing\n")
-    trial, text = Trial(PORT, "sm_90a", tmp_path, 60.0), TEXTS["combine.cu"]
-    messages = said(lambda tell: tried(trial, mutant, text, cases, tell))
+    trial = Trial(PORT, "sm_90a", tmp_path, 60.0)
+    messages = said(lambda tell: tried_all(trial, [mutant], TEXTS, cases, tell))
     (result,) = [message["result"] for message in messages if "result" in message]
     assert (result["status"], result["reason"]) == ("equivalent", "same machine code")
 
