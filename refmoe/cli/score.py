@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from refmoe.score.document import Score
+    from refmoe.score.make import Wanted
 
 
 def score(
@@ -48,74 +55,72 @@ def score(
 
     Status 1: a mutant survived, or an honest port was called wrong.
     """
-    raise typer.Exit(
-        run_score(
-            tuple(mutants or ()), tuple(part or ()), tuple(property_ or ()), deep,
-            honest, cuda, json, plot, show, workers,
-        )
-    )  # fmt: skip
-
-
-def run_score(
-    names: tuple[str, ...],
-    parts: tuple[str, ...],
-    properties: tuple[str, ...],
-    deep: bool,
-    honest: int,
-    cuda: Path | None,
-    json: Path | None,
-    plot: Path | None,
-    show: bool,
-    workers: int,
-) -> int:
-    """`refmoe score`; returns the exit status."""
-    import time
-
     import torch
 
     from refmoe.cli.commands import usage
     from refmoe.report.terminal import console_for
     from refmoe.score import document, text
     from refmoe.score import plot as picture
-    from refmoe.score.make import Wanted, make
+    from refmoe.score.cuda import joined
+    from refmoe.score.make import Wanted
     from refmoe.score.matrix import chosen
     from refmoe.score.properties import property_called
 
     # The cases are small: sharing one among threads costs more than it saves.
     torch.set_num_threads(1)
     console = console_for()
-    wanted = Wanted("deep" if deep else "ci", names, properties, honest, cuda, workers)
+    wanted = Wanted(
+        "deep" if deep else "ci", tuple(mutants or ()), tuple(property_ or ()),
+        honest, cuda, workers,
+    )  # fmt: skip
     with usage():
-        for name in properties:
+        for name in wanted.properties:
             property_called(name)
-        for name in parts:
+        for name in part or ():
             document.part_called(name)
-        chosen(names)
+        if "cuda" in (part or ()) and cuda is None:
+            raise ValueError("--part cuda needs --cuda FILE")
+        chosen(wanted.names)
         if plot is not None:
             picture.check(plot)
         if show and json is None:
             raise ValueError("--show needs --json FILE")
         found = document.Score() if json is None else document.read(json)
-    asked = parts or (("matrix",) if names or properties else document.PARTS)
-    command = " ".join(["refmoe", *sys.argv[1:]])
-    status = console.status("...") if console.is_terminal else None
-    for name in () if show else asked:
-        start, before = time.perf_counter(), found.parts.get(name)
-        earlier = before["made"]["seconds"] if before and name == "honest" else 0.0
-        seen = (lambda line: status.update(line)) if status else (lambda line: None)
-        with usage():
-            for made in make(name, wanted, before, seen):
-                seconds = earlier + time.perf_counter() - start
-                found.put(name, made, command, seconds)
-                if json is not None:
-                    found.write(json)
+        if cuda is not None:
+            joined(cuda)
+    if not show:
+        _make(part or _parts(wanted), wanted, found, json, console)
     with usage():
         for line in text.lines(found.parts):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         if plot is not None:
-            if "matrix" not in found.parts:
-                raise ValueError(
-                    "--plot shows the part `matrix`: make it, or name a file with it"
-                )
-            picture.draw(found.parts["matrix"], plot)
-    return text.status(found.parts)
+            picture.draw(found.parts.get("matrix"), plot)
+    raise typer.Exit(text.status(found.parts))
+
+
+def _parts(wanted: Wanted) -> list[str]:
+    """What is made unless parts are named."""
+    from refmoe.score.document import PARTS
+
+    if wanted.names or wanted.properties:
+        return ["matrix"]
+    return [name for name in PARTS if name != "cuda" or wanted.cuda is not None]
+
+
+def _make(
+    parts: list[str], wanted: Wanted, found: Score, json: Path | None, console: Console
+) -> None:
+    """The parts, each written as far as it is."""
+    from refmoe.score.make import make
+
+    command = " ".join(["refmoe", *sys.argv[1:]])
+    with console.status("...") as status:
+        for name in parts:
+            before, start = found.parts.get(name), time.perf_counter()
+            # Honest cases go on where they ended, and so does their time.
+            earlier = before["made"]["seconds"] if before and name == "honest" else 0.0
+            for made in make(name, wanted, before, status.update):
+                seconds = earlier + time.perf_counter() - start
+                found.put(name, made, command, seconds)
+                if json is not None:
+                    found.write(json)

@@ -44,11 +44,13 @@ class Score:
 
 
 def read(path: Path) -> Score:
-    """The score in a file; an empty one where there is no file.
+    """The score in a file; an empty one where there is no file yet.
 
-    Raises ValueError for what is no score of this schema.
+    Raises ValueError for what is no score of this schema, or has no place to be.
     """
     if not path.exists():
+        if not path.absolute().parent.is_dir():
+            raise ValueError(f"{path}: there is no folder {path.parent}")
         return Score()
     whole = parsed(path)
     for name in whole:

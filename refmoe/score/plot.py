@@ -22,8 +22,15 @@ def check(path: Path) -> None:
         ) from None
 
 
-def draw(matrix: dict[str, Any], path: Path) -> None:
-    """Dark where a property alone kills a mutant, light where others do too."""
+def draw(matrix: dict[str, Any] | None, path: Path) -> None:
+    """Dark where a property alone kills a mutant, light where others do too.
+
+    Raises ValueError where there is no matrix.
+    """
+    if matrix is None:
+        raise ValueError(
+            "--plot shows the part matrix: make it, or read it with --json"
+        )
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure

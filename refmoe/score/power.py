@@ -14,7 +14,7 @@ from oracle import bounds
 from oracle.spec import PLAIN_TYPES
 from oracle.trace import Tap, Trace
 from refmoe import reference
-from refmoe.case import Case, format_names
+from refmoe.case import format_names
 from refmoe.compare import NAMES
 from refmoe.fitting import fitted
 from refmoe.generator import Stream
@@ -61,7 +61,7 @@ def formats(op: str = "grouped_gemm") -> list[str]:
     found = []
     for name in (*PLAIN_TYPES, *(name for name in format_names() if ":" not in name)):
         try:
-            build(_case(op, name, 0).but(T=1))
+            problem_of(op, name, 0)
         except (ValueError, NotImplementedError):
             continue
         found.append(name)
@@ -75,23 +75,24 @@ def scale_power(form: str, op: str, extent: str, counts: Sequence[int]) -> Caugh
     """
     power, found = 0, dict[int, float | None]()
     for number in range(max(counts)):
-        problem = build(_case(op, form, number))
-        oracle = _Kept()
-        while power < _FINEST and _shown(problem, oracle, 2.0 ** -(power + 1), extent):
+        problem = problem_of(op, form, number)
+        oracle = Kept()
+        while power < _FINEST and shown(problem, oracle, 2.0 ** -(power + 1), extent):
             power += 1
         if number + 1 in counts:
             found[number + 1] = 2.0**-power if power else None
     return Caught(form, op, extent, found)
 
 
-def _case(op: str, form: str, number: int) -> Case:
+def problem_of(op: str, form: str, number: int) -> Problem:
+    """The problem with a number, its weights in a format; all regimes take turns."""
     rules = [n for n, rule in REGIMES.items() if not rule.suits or op in rule.suits]
     rule = rules[number % len(rules)]
     *_, case = cases(Cell(op, _MODEL, rule), number % 8 + 1)
-    return fitted(case.but(weights=form, seed=number))
+    return build(fitted(case.but(weights=form, seed=number)))
 
 
-def _shown(problem: Problem, oracle: _Kept, error: float, extent: str) -> bool:
+def shown(problem: Problem, oracle: Kept, error: float, extent: str) -> bool:
     """Whether the case shows a relative error in weights as they meet x."""
     port = import_module("refmoe.gallery.plain").Plain()
     honest = port.unpacked
@@ -108,7 +109,7 @@ def _shown(problem: Problem, oracle: _Kept, error: float, extent: str) -> bool:
     return judge(problem, run(loaded, problem), oracle=oracle).verdict.kind.failed
 
 
-class _Kept:
+class Kept:
     """The oracle of one problem; its trace from the beginning is made once."""
 
     def __init__(self) -> None:
@@ -126,12 +127,12 @@ class _Kept:
 
 
 @cache
-def _large() -> tuple[Problem, Tensor, _Kept]:
+def _large() -> tuple[Problem, Tensor, Kept]:
     """A problem with 2^20 elements of y, an honest y, and the oracle."""
     port = port_of(import_module("refmoe.gallery.plain").Plain(), "plain")
     problem = build(parse(_LARGE))
     problem = problem.but(numerics=port.numerics)
-    return problem, run(port, problem).outputs["y"], _Kept()
+    return problem, run(port, problem).outputs["y"], Kept()
 
 
 def single_elements() -> dict[str, int]:
@@ -185,7 +186,7 @@ def smallest_rejected() -> dict[str, dict[str, float | int | None]]:
     }
 
 
-def _value(oracle: _Kept, problem: Problem) -> Tensor:
+def _value(oracle: Kept, problem: Problem) -> Tensor:
     return oracle(problem)["y"].value.double()
 
 

@@ -138,9 +138,9 @@ def tried(
     if not row.verdict and not only:
         row.verdict = trial.verified(verification(load(), entry))
         row.late = bool(row.verdict)
-    if not row.verdict and status(trial.records) == 3:
-        row.verdict = "nothing decided"
-        row.hits["contract:decided"] = Hit(len(trial.records), entry.op, "")
+        if not row.verdict and status(trial.records) == 3:
+            row.verdict = "nothing decided"
+            row.hits["contract:decided"] = Hit(len(trial.records), entry.op, "")
     row.status = "killed" if row.verdict else _unkilled(row)
     row.seconds = round(time.perf_counter() - start, 3)
     return row
