@@ -1,7 +1,8 @@
 """Accumulators of the matrix units: what one step adds, and where it cuts.
 
 Sources: Fasi, Higham, Mikaitis, Pranesh 2021 (V100, T4, A100); Khattak, Mikaitis 2026
-and MMA-Sim 2511.10909 (Ada, Hopper, Blackwell). AMD's CDNA3 units (8 terms, F = 24, the
+and MMA-Sim 2511.10909 (Ada, Hopper, Blackwell); Hopper's were measured on an H100, bit
+for bit (vectors ``hardware_h100``). AMD's CDNA3 units (8 terms, F = 24, the
 sum rounded to nearest) stay inside the bounds of the fp32 class.
 """
 
@@ -62,7 +63,7 @@ ACCUMULATORS: dict[str, Accumulator] = {
         Accumulator("ffma", 1, 23, 23, "nearest", minimum_exponent=-126),
         Accumulator("hmma_volta", 4, 23, 23),
         Accumulator("hmma_ampere", 8, 24, 23),
-        Accumulator("hmma_hopper", 16, 25, 23),
+        Accumulator("hmma_hopper", 16, 25, 23, minimum_exponent=-133),
         Accumulator("tcgen05_bf16", 16, 25, 23),
         Accumulator("tcgen05_fp8", 32, 25, 23, codes=True),
         Accumulator("tcgen05_fp4", 4, 35, 23, group=16, codes=True),

@@ -10,14 +10,15 @@ import torch
 from oracle.accumulators import accumulate
 from oracle.formats import decode
 from oracle.numerics import ACCUMULATORS
+from oracle.vectors import load
 from refmoe.kernels import emulator, source
 from refmoe.kernels.launch import Kernel
 from tests.kernels.on_gpu.hardware_model import Model, dot
 from tests.kernels.on_gpu.hardware_operands import KINDS, random
 
 TEXT = """
-#include "mma.cuh"
-template <class T>
+#include "types.cuh"
+template <class T, int Least>
 __global__ void dots(const u32* x, const u32* y, const float* c, float* out) {
   const u32 lane = threadIdx.x, group = lane / 4, t = lane % 4;
   const u32 row = 8 * blockIdx.x + group;
@@ -29,11 +30,15 @@ __global__ void dots(const u32* x, const u32* y, const float* c, float* out) {
   }
   for (u32 i = 0; i < 2; ++i)
     if (2 * t + i == group) sum[i] = c[row];
-  multiply_accumulate<T>(sum, a, b);
+  simt::multiply_accumulate(sum, a, b, 2, Least, [](u32 word, u32 i) {
+    return to_float(T{u16(word >> 16 * i)});
+  });
   for (u32 i = 0; i < 2; ++i)
     if (2 * t + i == group) out[row] = sum[i];
 }
 """
+#: With the exponent of the least normal value.
+KERNELS = {"bf16": "dots<bf16, -126>", "fp16": "dots<fp16, -14>"}
 COUNT = 768
 EVERY = tuple(range(16))
 
@@ -46,7 +51,7 @@ def room(host_compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         emulator, "expand", lambda name, room=tmp_path: source.expand(name, room)
     )
-    both = {"dots.cu": ("dots<bf16>", "dots<fp16>")}
+    both = {"dots.cu": tuple(KERNELS.values())}
     monkeypatch.setattr(emulator.catalogue, "instances", lambda: both)
 
 
@@ -57,16 +62,16 @@ def emulated(
     starts = c.to(torch.int32)
     out = torch.zeros_like(starts)
     with emulator.emulated(unit=unit):
-        Kernel("dots.cu", f"dots<{operand}>")(
+        Kernel("dots.cu", KERNELS[operand])(
             len(c) // 8, 32, *words, starts, out, device=torch.device("cpu")
         )
     return out.long() & 0xFFFFFFFF
 
 
 def model(unit: str, operand: str) -> Model:
-    terms, fraction = emulator.UNITS[unit]
+    terms, fraction, least = emulator.UNITS[unit]
     blocks = tuple(EVERY[k : k + terms] for k in range(0, 16, terms))
-    return Model(operand, "fp32", blocks, True, fraction, 23, "zero", -132)
+    return Model(operand, "fp32", blocks, True, fraction, 23, "zero", least)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "chained"])
@@ -78,13 +83,27 @@ def test_emulated_unit_follows_its_model(unit: str, operand: str, kind: str) -> 
     assert torch.equal(emulated(unit, operand, x, y, c), want)
 
 
+@pytest.mark.parametrize("operand", ["bf16", "fp16"])
+def test_emulated_unit_gives_the_bits_that_an_h100_gave(operand: str) -> None:
+    (vector,) = (v for v in load("hardware_h100") if v.id == f"dot-{operand}-fp32")
+    x, y = (vector.inputs[name].view(torch.int16).long() for name in ("x", "y"))
+    c = vector.inputs["c"].view(torch.int32).long()
+    count, padded = len(c), torch.zeros(-len(c) % 8, dtype=torch.int64)
+    given = (x, padded.repeat(16)), (y, padded.repeat(16)), (c, padded)
+    got = emulated("hopper", operand, *(torch.cat(pair) for pair in given))[:count]
+    for instruction, peer in vector.peers.items():
+        want = peer["sum"].view(torch.int32).long() & 0xFFFFFFFF
+        assert torch.equal(got, want), instruction
+
+
 @pytest.mark.parametrize("kind", ["near", "wide", "cancelling", "tiny"])
 @pytest.mark.parametrize("operand", ["bf16", "fp16"])
 @pytest.mark.parametrize("unit", list(emulator.UNITS))
 def test_oracle_accumulates_as_the_model(unit: str, operand: str, kind: str) -> None:
     x, y, c = random(operand, "fp32", 16, kind, COUNT)
     unit_of_oracle = ACCUMULATORS[f"hmma_{unit}"]
-    assert (unit_of_oracle.terms, unit_of_oracle.fraction) == emulator.UNITS[unit]
+    declared = unit_of_oracle.terms, unit_of_oracle.fraction
+    assert (*declared, unit_of_oracle.minimum_exponent) == emulator.UNITS[unit]
     got = torch.cat(
         [
             accumulate(

@@ -33,8 +33,9 @@ _OPTIONS = (
     "-fno-strict-aliasing", "-fwrapv", "-w",
 )  # fmt: skip
 
-#: Matrix units: products that a step adds, and fraction bits that it aligns them to.
-UNITS = {"ampere": (8, 24), "hopper": (16, 25)}
+#: Matrix units: products that a step adds, fraction bits that it aligns them to, and
+#: the exponent below which it does not align.
+UNITS = {"ampere": (8, 24, -132), "hopper": (16, 25, -133)}
 
 
 @cache_in_process
@@ -54,8 +55,8 @@ def build(file: str, expressions: Sequence[str]) -> ctypes.CDLL:
         f'extern "C" const char* entry_{number}(const unsigned* grid, const unsigned* '
         "block, unsigned shared, void** values, const unsigned* sizes, unsigned count, "
         "unsigned seed, const int* unit) { simt::matrix_unit = {unsigned(unit[0]), "
-        f"unit[1]}}; return simt::launch<&{expression}>(&{expression}, grid, block, "
-        "shared, values, sizes, count, seed); }"
+        f"unit[1], unit[2]}}; return simt::launch<&{expression}>(&{expression}, grid, "
+        "block, shared, values, sizes, count, seed); }"
         for number, expression in enumerate(expressions)
     ]
     text = "\n".join((expand("cuda.hpp", _ROOM), expand(file), *entries, ""))
@@ -108,7 +109,7 @@ class Emulator:
         failure = entry(
             (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block),
             ctypes.c_uint(shared), values, sizes, ctypes.c_uint(count),
-            ctypes.c_uint(self.seed), (ctypes.c_int * 2)(*self.unit),
+            ctypes.c_uint(self.seed), (ctypes.c_int * 3)(*self.unit),
         )  # fmt: skip
         if failure:
             what = f"{kernel.expression} of {kernel.file}"

@@ -4,7 +4,7 @@
 // Floats are added as the units add them, to the bit. A step takes `terms` products and the sum
 // so far, cuts each toward zero to a multiple of 2^(E - fraction), and adds them exactly; E is
 // the largest exponent among those that are not zero (a product's: the sum of its operands'
-// exponents as stored), -132 or more. The result is cut toward zero to fp32.
+// exponents as stored), `least_alignment` or more. The result is cut toward zero to fp32.
 #pragma once
 #include "simt.hpp"
 
@@ -12,12 +12,12 @@ namespace simt {
 
 struct MatrixUnit {
   unsigned terms;
-  int fraction;
+  int fraction, least_alignment;
 };
 static MatrixUnit matrix_unit;
 
 constexpr unsigned kRows = 16, kColumns = 8, kDepth = 32;
-constexpr short kNoExponent = -8192, kLeastAlignment = -132, kNotFinite = 128;
+constexpr short kNoExponent = -8192, kNotFinite = 128;
 
 // The exponent with which a format stores x, 2^least being its least normal value.
 inline short stored_exponent(float x, int least) {
@@ -51,11 +51,12 @@ __attribute__((optimize("O3"))) inline void add_step(const Tiles<double>& tiles,
                                                      unsigned stop, unsigned row,
                                                      const short (&sum_exponents)[kColumns],
                                                      float (&sums)[kColumns]) {
+  const short least = short(matrix_unit.least_alignment);
   short top[kColumns];
   long long up[kColumns], down[kColumns];
   double scale[kColumns], grain[kColumns], total[kColumns];
   for (unsigned n = 0; n < kColumns; ++n)
-    top[n] = sum_exponents[n] > kLeastAlignment ? sum_exponents[n] : kLeastAlignment;
+    top[n] = sum_exponents[n] > least ? sum_exponents[n] : least;
   for (unsigned k = first; k < stop; ++k)
     for (unsigned n = 0; n < kColumns; ++n) {
       const short exponent = short(tiles.a_exponents[k][row] + tiles.b_exponents[k][n]);

@@ -146,7 +146,7 @@ def modelled() -> Modelled:
         out, how = (10, "even") if unit.result == "fp16" else (23, "zero")
         models[unit.name] = Model(
             unit.operand, unit.result, blocks, not narrow or wide, bits,
-            min(out, bits), how, -132,
+            min(out, bits), how, -133,
         )  # fmt: skip
     return Modelled(models)
 
@@ -169,7 +169,7 @@ def main() -> int:
         for name in hardware_functions.FUNCTIONS:
             parts[name] = "functions", partial(hardware_functions.measure, name)
         for name in hardware_casts.CASTS:
-            parts[name] = "casts", partial(hardware_casts.measure, name)
+            parts[f"cast to {name}"] = "casts", partial(hardware_casts.measure, name)
     for unit in UNITS:
         action = partial(measure, machine, unit, options.count, options.samples, kept)
         parts[unit.name] = "units", action

@@ -27,8 +27,8 @@ class Prober:
     unit: Unit
     found: dict[str, Any] = field(default_factory=dict)
 
-    def bits(self, cases: list[Case]) -> list[int]:
-        """The result bits of each case; places not named multiply zeros."""
+    def encoded(self, cases: list[Case]) -> tuple[torch.Tensor, ...]:
+        """x, y and c of each case; places not named multiply zeros."""
         operand, result = FLOATS[self.unit.operand], FLOATS[self.unit.result]
         x = torch.zeros(len(cases), self.unit.depth, dtype=torch.int64)
         y, c = torch.zeros_like(x), torch.zeros(len(cases), dtype=torch.int64)
@@ -36,7 +36,11 @@ class Prober:
             for k, (left, right) in products.items():
                 x[row, k], y[row, k] = code(operand, left), code(operand, right)
             c[row] = code(result, start)
-        return [int(bits) for bits in self.machine.run(self.unit, x, y, c)]
+        return x, y, c
+
+    def bits(self, cases: list[Case]) -> list[int]:
+        """The result bits of each case."""
+        return self.machine.run(self.unit, *self.encoded(cases)).tolist()
 
     def values(self, cases: list[Case]) -> list[float]:
         """The results of each case."""

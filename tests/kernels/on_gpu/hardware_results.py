@@ -56,7 +56,7 @@ def rounding(prober: Prober) -> None:
 
 def floor(prober: Prober) -> None:
     """The exponent below which the grain does not shrink."""
-    one, two = prober.found["blocks"][0][:2]
+    one = prober.found["blocks"][0][0]
     least = FLOATS[prober.unit.result]
     quantum = least.least - least.mantissa
     found = prober.found
@@ -65,35 +65,40 @@ def floor(prober: Prober) -> None:
         found["floor"] = -(1 << 12)
         return
 
-    def lost(case: Callable[[Factors], Case]) -> int | None:
+    def noticed(case: Callable[[int], Case]) -> int | str | None:
         """The largest p for which 2^-p less than the least subnormal is noticed."""
         last = None
         for p in range(1 - quantum, 320):
             try:
-                left, right = prober.power(-p)
-            except ValueError:
-                return None if last is None else 1000 + last
-            if prober.values([case((-left, right))])[0] != 0.0:
+                made = case(p)
+            except ValueError as error:
+                return str(error) if last is None else 1000 + last
+            if prober.values([made])[0] != 0.0:
                 return last
             last = p
         return last
 
-    start = math.ldexp(1.0, quantum)
-    found["noticed below c"] = lost(lambda product: ({one: product}, start))
-    try:
-        beside = prober.power(quantum)
-        found["noticed below a product"] = lost(
-            lambda product: ({one: beside, two: product}, 0.0)
-        )
-    except ValueError as error:
-        found["noticed below a product"] = str(error)
+    def below_c(p: int) -> Case:
+        left, right = prober.power(-p)
+        return {one: (-left, right)}, math.ldexp(1.0, quantum)
+
+    found["noticed below c"] = noticed(below_c)
+    found["noticed below a product"] = noticed(lambda p: below_a_product(prober, p))
     below = found["noticed below a product"]
     known = isinstance(below, int) and below < 1000
     found["floor"] = found["fraction"] - below if known else -(1 << 12)
 
 
-def specials(prober: Prober) -> None:
-    """Inf, NaN, zeros, subnormals and overflow: bits."""
+def below_a_product(prober: Prober, p: int) -> Case:
+    """The least subnormal as a product, and 2^-p less."""
+    result = FLOATS[prober.unit.result]
+    left, right = prober.power(-p)
+    one, two = prober.found["blocks"][0][:2]
+    return {one: prober.power(result.least - result.mantissa), two: (-left, right)}, 0.0
+
+
+def special_cases(prober: Prober) -> dict[str, Case]:
+    """Inf, NaN, zeros, subnormals and overflow."""
     operand, result = FLOATS[prober.unit.operand], FLOATS[prober.unit.result]
     inf, nan = math.inf, math.nan
     largest = value(result, result.infinity - 1)
@@ -141,13 +146,16 @@ def specials(prober: Prober) -> None:
             cases[f"c largest + {steps} ulp"] = ({0: (left, right)}, largest)
         except ValueError:
             continue
-    got = prober.bits(list(cases.values()))
-    prober.found["bits"] = {
-        name: f"{bits:0{result.bits // 4}x}"
-        for name, bits in zip(cases, got, strict=True)
-    }
-    zero = got[list(cases).index("-0 everywhere")]
-    prober.found["keeps_minus_zero"] = zero == 1 << result.bits - 1
+    return cases
+
+
+def specials(prober: Prober) -> None:
+    """The bits of special cases."""
+    cases, digits = special_cases(prober), FLOATS[prober.unit.result].bits // 4
+    got = dict(zip(cases, prober.bits(list(cases.values())), strict=True))
+    prober.found["bits"] = {name: f"{bits:0{digits}x}" for name, bits in got.items()}
+    minus = 1 << 4 * digits - 1
+    prober.found["keeps_minus_zero"] = got["-0 everywhere"] == minus
 
 
 PROBES = (nodes, blocks, fraction, cuts, rounding, floor, specials)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +20,20 @@ sys.path[:0] = [str(HERE.parent), str(ROOT)]
 
 import torch  # noqa: E402
 from on_gpu.hardware_functions import reference  # noqa: E402
-from on_gpu.hardware_operands import KINDS, random  # noqa: E402
-from on_gpu.hardware_units import UNITS, Unit  # noqa: E402
+from on_gpu.hardware_operands import KINDS  # noqa: E402
+from on_gpu.hardware_rows import exact_sum, rows, signed  # noqa: E402
+from on_gpu.hardware_units import UNITS  # noqa: E402
 
 from oracle import formats  # noqa: E402
-from oracle.scalar import elements  # noqa: E402
 
 Vector = dict[str, Any]
-#: Dot products of each kind that become vectors.
-SAMPLES = 20
 STORED = {
     "bf16": "bf16", "fp16": "fp16", "tf32": "fp32", "e4m3": "u8", "e5m2": "u8",
     "s8": "i8", "fp32": "fp32", "int32": "i32",
 }  # fmt: skip
-_DIGITS = {"u8": 2, "i8": 2, "bf16": 4, "fp16": 4, "fp32": 8, "i32": 8}
+_DIGITS = {
+    "u8": 2, "i8": 2, "i16": 4, "bf16": 4, "fp16": 4, "fp32": 8, "i32": 8,
+}  # fmt: skip
 _CASTS = {"e4m3": "u8", "e5m2": "u8", "e8m0": "u8", "bf16": "i16", "fp16": "i16"}
 NOTES = {
     "UNIT": {
@@ -51,6 +49,10 @@ NOTES = {
         "class": "an elementary function that approximates",
         "effect": "results differ from the nearest value by what the function allows",
     },
+    "SUBNORMAL_SCALE": {
+        "class": "a conversion that rounds subnormal values as if zero were a code",
+        "effect": "E8M0 of values between 2^-127 and 1.5 2^-127 is 2^-126",
+    },
     "CAST": {
         "class": "conversion to a narrow type",
         "effect": "overflow saturates or not, NaN keeps its sign or not",
@@ -58,56 +60,21 @@ NOTES = {
 }
 
 
-def exact_sum(unit: Unit, x: list[int], y: list[int], c: int) -> int:
-    """The code nearest to the exact c + x y; NaN is all ones."""
-    if unit.operand == "s8":
-        pairs = zip(x, y, strict=True)
-        total = sum(_signed(a, 8) * _signed(b, 8) for a, b in pairs)
-        return total + c & 0xFFFFFFFF
-    terms: list[Fraction | float] = [elements.decode(c, unit.result)]
-    for a, b in zip(x, y, strict=True):
-        left, right = _value(a, unit.operand), _value(b, unit.operand)
-        both = isinstance(left, Fraction) and isinstance(right, Fraction)
-        terms.append(left * right if both else float(left) * float(right))
-    special = [t for t in terms if isinstance(t, float) and not math.isfinite(t)]
-    total = sum(special) if special else sum(Fraction(t) for t in terms)
-    code = elements.encode(total, unit.result, saturate=False)
-    bits = 16 if unit.result == "fp16" else 32
-    return (1 << bits - 1) - 1 if total != total else code
-
-
-def _signed(code: int, bits: int) -> int:
-    return code - (code >> bits - 1 << bits)
-
-
-def _value(code: int, operand: str) -> Fraction | float:
-    if operand == "tf32":
-        return elements.decode(code & ~0x1FFF, "fp32")
-    return elements.decode(code, operand)
-
-
 def dots(units: dict[str, Any], kinds: Sequence[str], ending: str) -> list[Vector]:
-    """One vector for each pair of types: samples of `kinds`, all instructions."""
+    """One vector for each pair of types: all instructions on the same operands."""
     vectors = []
     pairs = dict.fromkeys((unit.operand, unit.result) for unit in UNITS)
     for operand, result in pairs:
         own = [u for u in UNITS if (u.operand, u.result) == (operand, result)]
-        own = [u for u in own if all(k in units[u.name]["random"] for k in kinds)]
-        if not own:
-            continue
-        x, y, c, exact = [], [], [], []
-        for kind in kinds:
-            # Operands are a function of their number alone.
-            given = random(operand, result, own[0].depth, kind, SAMPLES)
-            rows = [t.tolist() for t in given]
-            exact += [exact_sum(own[0], *row) for row in zip(*rows, strict=True)]
-            x += [code for row in rows[0] for code in row]
-            y += [code for row in rows[1] for code in row]
-            c += rows[2]
+        every = {u.name: rows(u, units[u.name], kinds) for u in own}
+        operands = [row[:3] for row in every[own[0].name]]
+        exact = [exact_sum(own[0], *row) for row in operands]
+        x, y = ([code for row in operands for code in row[i]] for i in (0, 1))
+        c = [row[2] for row in operands]
         stored, sums = STORED[operand], STORED[result]
         peers = {
-            unit.name: {"sum": _tensor(sums, _sampled(units[unit.name], kinds))}
-            for unit in own
+            name: {"sum": _tensor(sums, [row[3] for row in made])}
+            for name, made in every.items()
         }
         right = _tensor(sums, exact)
         whole = all(peer["sum"] == right for peer in peers.values())
@@ -134,15 +101,6 @@ def dots(units: dict[str, Any], kinds: Sequence[str], ending: str) -> list[Vecto
     return vectors
 
 
-def _sampled(unit: dict[str, Any], kinds: Sequence[str]) -> list[int]:
-    """The bits that were kept, kind by kind."""
-    return [
-        int(bits, 16)
-        for kind in kinds
-        for bits in unit["random"][kind]["bits"][:SAMPLES]
-    ]
-
-
 def functions(measured: dict[str, Any]) -> list[Vector]:
     """One vector for each elementary function."""
     vectors = []
@@ -150,7 +108,7 @@ def functions(measured: dict[str, Any]) -> list[Vector]:
         pairs = {int(x, 16): int(y, 16) for x, y in found["samples"].items()}
         steps = enumerate(found["every 2^17th of [1, 2)"])
         pairs |= {0x3F800000 + (i << 17): int(y, 16) for i, y in steps}
-        x = torch.tensor([_signed(p, 32) for p in pairs], dtype=torch.int32)
+        x = torch.tensor([signed(p, 32) for p in pairs], dtype=torch.int32)
         nearest = reference(name)(x.view(torch.float32).double()).float()
         bits = nearest.view(torch.int32).masked_fill(nearest.isnan(), 0x7FFFFFFF)
         codes = [code & 0xFFFFFFFF for code in bits.tolist()]
@@ -179,14 +137,18 @@ def functions(measured: dict[str, Any]) -> list[Vector]:
 def casts(measured: dict[str, Any]) -> list[Vector]:
     """One vector for each of torch's casts: the oracle's codes, not saturating."""
     vectors = []
-    for name, found in measured.items():
-        pairs = {int(x, 16): int(y, 16) for x, y in found["samples"].items()}
-        x = torch.tensor([_signed(p, 32) for p in pairs], dtype=torch.int32)
-        codes = formats.encode(x.view(torch.float32), name, saturate=False).tolist()
-        stored = _CASTS[name]
-        mask = (1 << 4 * _DIGITS.get(stored, 4)) - 1
-        same = [code & mask for code in codes] == list(pairs.values())
+    for title, found in measured.items():
+        name = title.removeprefix("cast to ")
         policies = {key: found[key] for key in ("saturating", "not saturating")}
+        pairs = {int(x, 16): int(y, 16) for x, y in found["samples"].items()}
+        for entry in policies.values():
+            for pattern, _, torch_code, _ in entry["ends"]:
+                pairs[int(pattern, 16)] = int(torch_code.removeprefix("torch "), 16)
+        x = torch.tensor([signed(p, 32) for p in pairs], dtype=torch.int32)
+        values, stored = x.view(torch.float32), _CASTS[name]
+        codes = formats.encode(values, name, saturate=False).tolist()
+        mask = (1 << 4 * _DIGITS[stored]) - 1
+        codes = [code & mask for code in codes]
         agreed = [key for key, entry in policies.items() if not entry["numbers"]]
         vectors.append(
             {
@@ -194,23 +156,33 @@ def casts(measured: dict[str, Any]) -> list[Vector]:
                 "operation": "encode",
                 "arguments": {
                     "name": name, "saturate": False,
-                    "policy": agreed[-1] if agreed else None, **policies,
+                    "policy": agreed[-1] if agreed else None,
+                    **{key: _runs(entry) for key, entry in policies.items()},
                 },
                 "inputs": {"values": _tensor("fp32", pairs)},
-                "expected": {"codes": _tensor(stored, [c & mask for c in codes])},
-                "result": "valid" if same else "policy",
-                "flags": ["CAST"],
-                "who_is_right": "oracle" if same else "policy",
-                "peers": {}
-                if same
-                else {"torch": {"codes": _tensor(stored, pairs.values())}},
+                "expected": {"codes": _tensor(stored, codes)},
+                # With a policy of its own, torch differs in the signs of NaNs alone.
+                "result": "policy" if agreed else "valid",
+                "flags": ["CAST" if agreed else "SUBNORMAL_SCALE"],
+                "who_is_right": "policy" if agreed else "oracle",
+                "peers": {"torch": {"codes": _tensor(stored, pairs.values())}},
             }
         )  # fmt: skip
     return vectors
 
 
+def _runs(entry: dict[str, Any]) -> dict[str, Any]:
+    """How many patterns differ, and where runs of them start and end."""
+    ends, state = [], "agrees"
+    for pattern, now, *_ in entry["ends"]:
+        if now != state:
+            ends.append(pattern)
+        state = now
+    return {"numbers": entry["numbers"], "nans": entry["nans"], "runs": ends}
+
+
 def _tensor(stored: str, codes: Any) -> dict[str, str]:
-    digits = _DIGITS.get(stored, 4)
+    digits = _DIGITS[stored]
     return {"type": stored, "hex": " ".join(f"{code:0{digits}x}" for code in codes)}
 
 
