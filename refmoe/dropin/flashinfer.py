@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -134,8 +134,12 @@ def cutlass_fused_moe(
     if token_final_scales is None:
         token_final_scales = torch.ones_like(token_selected_experts).float()
     down_bias = fc2_expert_biases if tp_rank == 0 else None
-    packed: tuple[Any, Any] = weights
-    params = Params(*packed, fc1_expert_biases, down_bias, **constants)
+    # Packed ones too, which Params are not declared to hold.
+    own: tuple[Any, Any] = weights
+    params = Params(
+        *own, fc1_expert_biases, down_bias, alpha=swiglu_alpha, beta=swiglu_beta,
+        limit=swiglu_limit,
+    )  # fmt: skip
     held = Prepared(*weights, fc1_expert_biases, down_bias, gate_first=False)
     made = experts(
         input, token_selected_experts, token_final_scales, params, layer,
@@ -187,7 +191,8 @@ def _weights(
             "cutlass_fused_moe: use_w4_group_scaling and use_deepseek_fp8_block_scale "
             "are two kinds of weights; set one of them"
         )
-    mode, stored, make = "weights of input's type", dtype, None
+    mode, stored = "weights of input's type", dtype
+    make: Callable[[torch.Tensor, torch.Tensor], Matrix] | None = None
     if grouped_fp4:
         mode, stored, make = "use_w4_group_scaling", torch.uint8, _interleaved
     elif tiled_fp8:

@@ -32,7 +32,10 @@ def _through_emulator(op: Callable[..., Any]) -> Callable[..., Any]:
 
 def tactics(case: Any) -> tuple[str, ...]:
     """One tile of tensor cores stands for all: each costs a host compilation."""
-    return ("naive", "mma_medium", "torch") if case.op in port.MULTIPLYING else ()
+    if case.op not in port.MULTIPLYING:
+        return ()
+    forms = port.forms(case.layer)[1:] if case.op == "moe" else ()
+    return ("naive", "mma_medium", "torch", *(f"{form}:naive" for form in forms))
 
 
 def __getattr__(name: str) -> Any:

@@ -188,7 +188,7 @@ pad_regions(const Id* offsets, i32 experts, i32 block, Id* starts) {
   }
 }
 
-// to[row] = from[rows[row] / choices] for rows that hold a slot: N values a thread.
+// to[row] = from[rows[row] / choices], 0 where a row holds no slot: N values a thread.
 // Grid: (rows, ceil(columns / (block * N))), any block. Exact.
 template <class T, int N, class Index>
 __global__ void gather_rows(const T* from, const i32* rows, i32 slots, i32 choices, T* to,
@@ -196,8 +196,8 @@ __global__ void gather_rows(const T* from, const i32* rows, i32 slots, i32 choic
   const Index column = (Index(blockIdx.y) * blockDim.x + threadIdx.x) * N;
   if (column >= Index(columns)) return;
   const i32 slot = rows[blockIdx.x];
-  if (slot < 0 || slot >= slots) return;
-  const Index token = Index(slot / choices);
-  store<T, N>(to + (Index(blockIdx.x) * Index(columns) + column),
-              load<T, N>(from + (token * Index(columns) + column)));
+  Vector<T, N> values = {};
+  if (slot >= 0 && slot < slots)
+    values = load<T, N>(from + (Index(slot / choices) * Index(columns) + column));
+  store<T, N>(to + (Index(blockIdx.x) * Index(columns) + column), values);
 }

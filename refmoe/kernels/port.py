@@ -18,7 +18,7 @@ from refmoe.kernels.launchers.combine import combine
 from refmoe.kernels.launchers.dequantize import dequantize
 from refmoe.kernels.launchers.experts import DTYPES, experts
 from refmoe.kernels.launchers.grouped import grouped_quantize
-from refmoe.kernels.launchers.moe import moe
+from refmoe.kernels.launchers.moe import FORMS, moe
 from refmoe.kernels.launchers.omni import (
     omni_experts,
     omni_route,
@@ -45,7 +45,9 @@ device = "cuda"
 stable = deterministic = batch_invariant = True
 alignment = 1
 #: Libraries get an expert's rows by offsets that are read back.
-graph_safe = tuple(name for name in names() if name not in ("torch", "cublas"))
+graph_safe = (
+    *(name for name in names() if name not in ("torch", "cublas")), *FORMS,
+)  # fmt: skip
 
 #: fp32 throughout, sums over the choices in their order, each result rounded once.
 numerics = Numerics(combine_order="slot")
@@ -74,8 +76,20 @@ def declares(layer: Layer) -> tuple[Layer, Numerics]:
 
 
 def tactics(case: Any) -> tuple[str, ...]:
-    """The GEMM backends, where an op multiplies."""
+    """The GEMM backends, where an op multiplies, and the forms of the whole layer."""
+    if case.op == "moe":
+        return (*names(), *forms(case.layer))
     return names() if case.op in MULTIPLYING else ()
+
+
+def forms(layer: Layer) -> tuple[str, ...]:
+    """Those of FORMS that the layer's x allows: where its rows may travel alone."""
+    form = layer.activations
+    if isinstance(form, str) or layer.weight_on == "input":
+        return FORMS
+    if form.block[0] > 1:
+        return FORMS[:1]
+    return FORMS if form.block[0] == 1 and not form.global_scale else FORMS[:2]
 
 
 def supports(case: Any) -> bool | str:

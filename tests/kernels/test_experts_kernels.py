@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from oracle.blocks import preset
 from oracle.params import Params, Streamed
 from oracle.shard import expert_parallel
 from oracle.spec import Layer, Routing, Shared
+from refmoe.kernels import port
 from refmoe.kernels.launchers.experts import experts
-from refmoe.kernels.launchers.moe import moe
+from refmoe.kernels.launchers.modular import dispatch
+from refmoe.kernels.launchers.moe import FORMS, moe
 from refmoe.loading import load
 from refmoe.parse import parse
 from refmoe.problem import build
@@ -108,6 +113,51 @@ def test_moe_quantises_what_meets_shared_blocks(
         line += " tactic=naive"
     record = verifier.check(load("refmoe.kernels.emulated"), parse(line))
     assert record.kind in RIGHT, record.log
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model=deepseek-v3 E=16 shared.intermediate=128 regime=exact law=tactics",
+        "model=deepseek-v4-flash E=4 shared.intermediate=128 local=0/2 law=tactics",
+        "model=mixtral-8x7b E=4 weights=nvfp4 activations=nvfp4 requantize=nvfp4 "
+        "law=tactics",
+        "model=mixtral-8x7b E=4 weights=nvfp4 activations=nvfp4 requantize=nvfp4 "
+        "law=modular",
+        "model=mixtral-8x7b E=4 weights=fp8_block_128 activations=fp8_group_128 "
+        "requantize=fp8_group_128 law=modular",
+        "model=llama-4-scout E=4 shared.intermediate=64 activations=fp8_tensor "
+        "requantize=fp8_tensor weights=fp8_channel tactic=modular:naive",
+        "model=deepseek-v3 E=16 shared.intermediate=128 tactic=modular_late:naive",
+        "model=gpt-oss-120b E=5 local=1/2 tactic=modular:naive",
+    ],
+    ids=lambda line: "-".join(line.split()[:3:2] + line.split()[-1:]),
+)
+def test_moe_from_parts_is_the_whole(
+    line: str, verifier: Verifier, host_compiler: str
+) -> None:
+    """Catches rows that part from their scales or weights on the way to an expert."""
+    k = 1 if "llama" in line else 2
+    case = parse(f"moe T=9 H=128 I=128 k={k} seed=1 {line}")
+    record = verifier.check(load("refmoe.kernels.emulated"), case)
+    assert record.kind in RIGHT, record.log
+
+
+def test_moe_offers_the_forms_that_x_allows() -> None:
+    def forms(activations: str, **changes: Any) -> tuple[str, ...]:
+        form = activations if activations == "bf16" else preset(activations)
+        return port.forms(Layer(128, 128, 4, 2, activations=form, **changes))
+
+    assert forms("bf16") == forms("mxfp8_e4m3") == FORMS
+    assert forms("nvfp4") == forms("fp8_tensor") == ("monolithic", "modular")
+    assert forms("fp8_block_128") == ("monolithic",)
+    assert forms("fp8_block_128", weight_on="input") == FORMS
+
+
+def test_dispatch_refuses_blocks_that_span_rows(emulated: None) -> None:
+    layer = Layer(8, 8, 4, 2, dtype="fp32", activations=preset("fp8_block_128"))
+    with pytest.raises(ValueError, match=r"fp8_block_128 are \(128, 128\) and span"):
+        dispatch(X, IDS, WEIGHTS, PARAMS, layer)
 
 
 def test_moe_of_all_ranks_adds_up(emulated: None) -> None:

@@ -110,16 +110,20 @@ def test_permute_takes_many_experts(count: int, emulated: None) -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 24, 1000, 2056])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float32, torch.uint8, torch.int8], ids=str
+)
 def test_gather_copies_the_token_of_each_row(
     columns: int, dtype: torch.dtype, emulated: None
 ) -> None:
     ids = choices(9, 2, 5)
-    x = torch.randn(9, columns).to(dtype)
-    made = sort_slots(ids, 5)
+    x = (30 * torch.randn(9, columns)).to(dtype)
+    made = sort_slots(ids, 5, local=(1, 4))
     count = int(made.starts[-1])
     out = gather(x, made.rows, 2)
     assert torch.equal(out[:count], x[made.rows[:count].long() // 2])
+    assert count < len(out)
+    assert not out[count:].any()
 
 
 def combined(dtype: torch.dtype, columns: int = 136) -> dict[str, torch.Tensor]:

@@ -67,17 +67,11 @@ def expert_rows(
     layer: Layer, prepared: Prepared | None, local: Local, gemm: Backend,
 ) -> tuple[Sorted, torch.Tensor]:  # fmt: skip
     """The slots by expert, and each row's output before it is weighted, f32[P, H]."""
-    _check(x, ids, weights, params, layer, local)
-    prepared = prepared or canonical(params)
+    check_experts(x, ids, weights, params, layer, local)
     weights = weights.float()
     made = sort_slots(ids, layer.experts, local=local)
     rows = prepared_rows(x, weights, made, params, layer)
-    hidden = intermediate(rows, made, weights, params, layer, prepared, gemm)
-    down = Gemm(
-        requantized(hidden, params, layer), prepared.down, made.starts, torch.float32,
-        bias=prepared.down_bias, columns=layer.hidden,
-    )  # fmt: skip
-    return made, gemm(down)
+    return made, through(rows, made.starts, weights, params, layer, prepared, gemm)
 
 
 def prepared_rows(
@@ -98,21 +92,31 @@ def prepared_rows(
     return Rows(taken(rows, form, params.x_scale), None)
 
 
-def intermediate(
-    rows: Rows, made: Sorted, weights: torch.Tensor, params: Params, layer: Layer,
-    prepared: Prepared, gemm: Backend,
+def through(
+    rows: Rows, starts: torch.Tensor, weights: torch.Tensor, params: Params,
+    layer: Layer, prepared: Prepared | None, gemm: Backend,
 ) -> torch.Tensor:  # fmt: skip
-    """GEMM1, bias, activation and, where the layer weights it, the weight: [P, I]."""
+    """Both GEMMs and what lies between: each row's output, not weighted yet, f32[P, H].
+
+    Shapes: starts: i32[E + 1]; weights: f32, of the slots [T, k] where rows have some,
+    else of the rows [P, 1]
+    """
+    prepared = prepared or canonical(params)
     weighted = layer.weight_on == "intermediate"
-    return gemm(
+    hidden = gemm(
         Gemm(
-            rows.x, prepared.gate_up, made.starts, DTYPES[layer.dtype],
-            slots=rows.slots, choices=weights.shape[1], bias=prepared.gate_up_bias,
+            rows.x, prepared.gate_up, starts, DTYPES[layer.dtype], slots=rows.slots,
+            choices=weights.shape[1], bias=prepared.gate_up_bias,
             weights=weights if weighted else None, activation=layer.activation,
             constants=params, gate_first=prepared.gate_first,
             columns=layer.intermediate,
         )
     )  # fmt: skip
+    down = Gemm(
+        requantized(hidden, params, layer), prepared.down, starts, torch.float32,
+        bias=prepared.down_bias, columns=layer.hidden,
+    )  # fmt: skip
+    return gemm(down)
 
 
 def combined(
@@ -155,10 +159,11 @@ def taken(
     return quantize(x, form, global_scale=scale)
 
 
-def _check(
+def check_experts(
     x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, params: Params,
     layer: Layer, local: Local,
 ) -> None:  # fmt: skip
+    """Raise TypeError or ValueError naming the first argument that does not fit."""
     check("experts", "x", x, tuple(TYPES), (None, layer.hidden))
     tokens = len(x)
     check("experts", "ids", ids, tuple(IDS), (tokens, None), x.device)

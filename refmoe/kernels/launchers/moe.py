@@ -1,4 +1,4 @@
-"""The whole layer: logits to output, in one call or stage by stage."""
+"""The whole layer, logits to output: in few passes, or from parts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import torch
 from oracle.params import Params
 from oracle.spec import Layer
 from refmoe.kernels.launchers.backends import Backend, backend
-from refmoe.kernels.launchers.experts import Local, combined, expert_rows
+from refmoe.kernels.launchers.experts import Local, combined, expert_rows, through
+from refmoe.kernels.launchers.modular import dispatch
 from refmoe.kernels.launchers.prepare import Prepared
-from refmoe.kernels.launchers.route import Routed, route_tokens
+from refmoe.kernels.launchers.route import route_tokens
 from refmoe.kernels.launchers.shared import FACTORS, shared_expert
+
+#: How the layer is put together: GEMMs that find rows of x themselves; dispatch,
+#: experts and finalise apart; the same with x quantised by the experts.
+FORMS = ("monolithic", "modular", "modular_late")
 
 
 def moe(
@@ -29,21 +34,20 @@ def moe(
     Shapes: x: f[T, H]; logits: f[T, logits columns]; token_ids: i32 or i64 [T]
 
     The shared expert is added once, by the rank whose `local` starts at 0 (None: the
-    only one); `tactic` names the GEMM backend.
+    only one). `tactic` names one of FORMS, the GEMM backend, or both: "modular:naive".
 
     Raises TypeError and ValueError for tensors and layers that do not fit.
     """
+    form, gemm = _parts(tactic)
     routed = route_tokens(logits, params, layer, token_ids=token_ids)
-    return routed_moe(x, routed, params, layer, prepared, local, tactic)
-
-
-def routed_moe(
-    x: torch.Tensor, routed: Routed, params: Params, layer: Layer,
-    prepared: Prepared | None, local: Local, tactic: str | Backend | None,
-) -> torch.Tensor:  # fmt: skip
-    """The layer after its router."""
-    gemm, ids, weights = backend(tactic), routed.ids, routed.weights
-    made, down = expert_rows(x, ids, weights, params, layer, prepared, local, gemm)
+    ids, weights = routed.ids, routed.weights
+    if form == "monolithic":
+        made, down = expert_rows(x, ids, weights, params, layer, prepared, local, gemm)
+    else:
+        late = form == "modular_late"
+        sent = dispatch(x, ids, weights, params, layer, local, late=late)
+        made, rows = sent.made, sent.rows
+        down = through(rows, made.starts, sent.weights, params, layer, prepared, gemm)
     shared = gate = None
     factor = 1.0
     if layer.shared is not None:
@@ -54,3 +58,12 @@ def routed_moe(
         x, ids, weights, made, down, layer, local, shared=shared, gate=gate,
         factor=factor,
     )  # fmt: skip
+
+
+def _parts(tactic: str | Backend | None) -> tuple[str, Backend]:
+    """The form of the layer and the GEMM backend that a tactic names."""
+    form, gemm = FORMS[0], tactic
+    if isinstance(tactic, str) and tactic.partition(":")[0] in FORMS:
+        form, _, name = tactic.partition(":")
+        gemm = name or None
+    return form, backend(gemm)

@@ -15,6 +15,8 @@ _FILE = "permute.cu"
 IDS = {torch.int32: "i32", torch.int64: "i64"}
 #: Shared memory that a kernel may take without asking, in words.
 _SHARED_WORDS = 48 * 1024 // 4
+#: What rows that are gathered may consist of.
+_MOVED = {**TYPES, torch.uint8: "u8", torch.int8: "u8"}
 #: Fewest slots of a chunk, and most chunks.
 _PER_CHUNK, _CHUNKS, _WARPS = 128, 512, 4
 
@@ -165,11 +167,11 @@ def padded_starts(offsets: torch.Tensor, block: int) -> torch.Tensor:
 
 
 def gather(x: torch.Tensor, rows: torch.Tensor, choices: int) -> torch.Tensor:
-    """The token of each row, f[P, H]; rows without a slot are left unwritten.
+    """The token of each row, [P, H]; zeros in rows without a slot.
 
-    Shapes: x: bf16, fp16 or fp32 [T, H]; rows: i32[P], slots of T * `choices`
+    Shapes: x: bf16, fp16, fp32 or bytes [T, H]; rows: i32[P], slots of T * `choices`
     """
-    check("gather", "x", x, tuple(TYPES), (None, None))
+    check("gather", "x", x, tuple(_MOVED), (None, None))
     check("gather", "rows", rows, (torch.int32,), (None,), x.device)
     tokens, columns = x.shape
     out = torch.empty((len(rows), columns), dtype=x.dtype, device=x.device)
@@ -177,7 +179,7 @@ def gather(x: torch.Tensor, rows: torch.Tensor, choices: int) -> torch.Tensor:
     if columns % vector or not aligned(16, x):
         vector = 1
     if out.numel():
-        Kernel(_FILE, f"gather_rows<{TYPES[x.dtype]}, {vector}, i64>")(
+        Kernel(_FILE, f"gather_rows<{_MOVED[x.dtype]}, {vector}, i64>")(
             (len(rows), blocks_for(columns, 128 * vector)), 128, x, rows,
             np.int32(tokens * choices), np.int32(choices), out, columns,
             device=x.device,
