@@ -165,9 +165,9 @@ def _permute() -> tuple[str, ...]:
         "block_owners",
         *(
             f"gather_rows<{t}, {n}, i64>"
-            for t, n in (("bf16", 8), ("fp16", 8), ("fp32", 4))
+            for t, n in (("bf16", 8), ("fp16", 8), ("fp32", 4), ("u8", 16))
         ),
-        *(f"gather_rows<{t}, 1, i64>" for t in _TYPES),
+        *(f"gather_rows<{t}, 1, i64>" for t in (*_TYPES, "u8")),
     )
 
 
