@@ -55,7 +55,7 @@ __global__ void tiles(const u32* a, const u32* b, float* c) {
   for (int i = 0; i < 4; ++i) x[i] = a[lane * 4 + i];
   for (int i = 0; i < 2; ++i) y[i] = b[lane * 2 + i];
   for (int i = 0; i < 4; ++i) sums[i] = c[lane * 4 + i];
-  multiply_accumulate<bf16>(sums, x, y);
+  multiply_accumulate<bf16>(sums, x, y[0], y[1]);
   for (int i = 0; i < 4; ++i) c[lane * 4 + i] = sums[i];
 }
 __global__ void octets(const u32* a, const u32* b, i32* c) {
@@ -64,7 +64,7 @@ __global__ void octets(const u32* a, const u32* b, i32* c) {
   i32 sums[4] = {};
   for (int i = 0; i < 4; ++i) x[i] = a[lane * 4 + i];
   for (int i = 0; i < 2; ++i) y[i] = b[lane * 2 + i];
-  multiply_accumulate<element::int8>(sums, x, y);
+  multiply_accumulate<element::int8>(sums, x, y[0], y[1]);
   for (int i = 0; i < 4; ++i) c[lane * 4 + i] = sums[i];
 }
 __global__ void late(const i32* from, i32* out) {
