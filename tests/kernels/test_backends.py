@@ -37,6 +37,18 @@ def test_backends_go_by_name() -> None:
         backend("cutlass")
 
 
+def test_backends_leave_out_tactics_that_do_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setenv("REFMOE_TARGET", "sm_90a")
+    assert "mma_128x256" in names()
+    monkeypatch.setenv("REFMOE_TARGET", "sm_89")
+    assert "mma_128x256" not in names()
+    assert "mma_medium" in names()
+
+
 @pytest.mark.parametrize("kind", ["swiglu", "relu2"])
 @pytest.mark.parametrize("tactic", ["torch", "mma_apart"])
 def test_backends_finish_as_the_kernels_do(

@@ -10,11 +10,12 @@ from typing import Protocol
 
 import torch
 
+from refmoe.kernels import loader
 from refmoe.kernels.launchers.apart import activated_apart
 from refmoe.kernels.launchers.gemm import Gemm, naive
 from refmoe.kernels.launchers.libraries import by_cublas, by_torch
 from refmoe.kernels.launchers.operands import Matrix
-from refmoe.kernels.launchers.tactics import TACTICS
+from refmoe.kernels.launchers.tactics import TACTICS, tactics
 from refmoe.kernels.launchers.tensor_cores import fixed, tensor_cores
 
 
@@ -34,8 +35,12 @@ _BACKENDS: dict[str, Backend] = {
 
 
 def names() -> tuple[str, ...]:
-    """Every backend by name."""
-    return tuple(_BACKENDS)
+    """Every backend by name, but tactics that do not fit the current GPU."""
+    if not torch.cuda.is_available():
+        return tuple(_BACKENDS)
+    offered = tactics(loader.target_for(torch.cuda.current_device()))
+    missing = {f"mma_{name}" for name in TACTICS if name not in offered}
+    return tuple(name for name in _BACKENDS if name not in missing)
 
 
 def backend(name: str | Backend | None) -> Backend:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 FILE = "grouped_mma.cu"
+#: What stands for the compile target in the emulator.
+EMULATED = "emulated"
 #: Elements along k of one stage (kSteps of fragments.cuh).
 _STEPS = 64
 
@@ -87,8 +89,12 @@ TACTICS: dict[str, Tactic] = {
     "128x256": Tactic(2, 4, 4, 8, 4),
     "256x128": Tactic(4, 2, 4, 8, 4),
 }
+#: Taken where nothing was measured: the first whose rows an expert's fit in.
+USUAL = ("small", "32x128", "64x128", "128x128")
 #: Bytes of shared memory that a block may take; elsewhere what every GPU has.
-_SHARED = {"sm_80": 163 << 10, "sm_90a": 227 << 10, "sm_100a": 227 << 10}
+_SHARED = {
+    "sm_80": 163 << 10, "sm_90a": 227 << 10, "sm_100a": 227 << 10, EMULATED: 227 << 10,
+}  # fmt: skip
 _SHARED_EVERYWHERE = 99 << 10
 
 

@@ -15,8 +15,10 @@ from refmoe.kernels.launchers.formats import TYPES, Geometry
 from refmoe.kernels.launchers.gemm import Gemm, naive
 from refmoe.kernels.launchers.operands import Matrix, Packed, operand_struct, stored
 from refmoe.kernels.launchers.tactics import (
+    EMULATED,
     FILE,
     TACTICS,
+    USUAL,
     Instruction,
     Tactic,
     bits_of,
@@ -74,13 +76,14 @@ def tensor_cores(gemm: Gemm, tactic: Tactic | None = None) -> torch.Tensor:
     how = instruction(gemm)
     if isinstance(how, str):
         return naive(gemm)
-    own = (tactic or _choice(gemm, how)).taken(how)
-    shared, limit = own.shared(how), shared_limit(_target(gemm))
+    target = _target(gemm)
+    own = (tactic or choice(gemm, how, target)).taken(how)
+    shared, limit = own.shared(how), shared_limit(target)
     if shared > limit:
         raise ValueError(
             f"grouped_gemm: a tile of {own.height} x {own.columns} with {own.stages} "
-            f"stages takes {shared} bytes of shared memory, {_target(gemm)} has "
-            f"{limit}; take another tactic"
+            f"stages takes {shared} bytes of shared memory, {target} has {limit}; take "
+            "another tactic"
         )
     out = gemm.empty()
     halves = 2 if gemm.gated else 1
@@ -126,25 +129,22 @@ def tactic_key(gemm: Gemm, target: str) -> str:
 
 
 def _target(gemm: Gemm) -> str:
-    """The compile target; that of the newest GPU in the emulator."""
+    """The compile target, a name of its own in the emulator."""
     if gemm.device.type != "cuda":
-        return "sm_90a"
+        return EMULATED
     return loader.target_for(gemm.device.index)
 
 
-def _choice(gemm: Gemm, how: Instruction) -> Tactic:
+def choice(gemm: Gemm, how: Instruction, target: str) -> Tactic:
     """The kept choice, else by the rows that an expert has on average."""
-    target = _target(gemm)
     offered = tactics(target)
-    if gemm.device.type == "cuda":
-        kept = tuning.chosen(tactic_key(gemm, target), tuple(offered.values()))
-        if kept is not None:
-            return kept
+    kept = tuning.chosen(tactic_key(gemm, target), tuple(offered.values()))
+    if kept is not None:
+        return kept
     each = gemm.rows / max(gemm.w.shape[0], 1)
-    if each <= TACTICS["small"].height:
-        return TACTICS["small"]
-    large = each >= 96 and not how.scaled
-    return TACTICS["128x128" if large else "medium"]
+    usual = ("small", "medium") if how.scaled else USUAL
+    fitting = (name for name in usual if each <= offered[name].height)
+    return offered[next(fitting, usual[-1])]
 
 
 def _storage(name: str) -> str:
