@@ -2,7 +2,8 @@
 
 `run` judges a sample, on a GPU or, with `--emulate`, without one; the same command goes
 on where it was killed. `compile` only finds out which mutants compile. `show` prints a
-report. Mutants and the order in which they run depend on sources and seed alone.
+report, with what is known by now of its survivors. Mutants and the order in which they
+run depend on sources and seed alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from fuzz.mutator.mutants import Mutant, digest, files, sample
 from fuzz.mutator.processes import Pool, Task, Tell, in_order
 from fuzz.mutator.report import Report
 from fuzz.mutator.survey import Item, Plan, by_kernel, item_of, survey
-from fuzz.mutator.trial import Trial, tried_all
+from fuzz.mutator.trial import RETURNS, Trial, tried_all
 from refmoe.kernels import compiler, emulated
 from refmoe.kernels.source import replaced
 from refmoe.loading import load
@@ -46,11 +47,14 @@ def main(words: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     texts = files()
     about = {"sources": digest(texts), "seed": options.seed}
-    report = reports.read(options.json, about)
+    known = reports.explanations()
     if options.do == "show":
+        report = reports.read(options.json)
+        report.explain(known)
+        report.write(options.json)
         print(reports.shown(report))
         return 0
-    known = reports.explanations()
+    report = reports.resumed(options.json, about)
     chosen = [
         mutant
         for mutant in sample(texts, options.among, options.seed)
@@ -61,12 +65,14 @@ def main(words: list[str] | None = None) -> int:
     again = {"never ran", *options.again}
     waiting = []
     for mutant in chosen:
-        reason = known.get(reports.key_of(mutant))
+        if mutant.id not in report.mutants:
+            report.enter(mutant, {})
+        if report.mutants[mutant.id]["status"] not in again:
+            continue
+        reason = known.get(reports.key_of(reports.described(mutant)))
         if reason is not None and reason.kind == "equivalent" and not options.doubt:
             report.enter(mutant, {"status": "equivalent", "reason": reason.reason})
-        elif report.mutants.get(mutant.id, {"status": "never ran"})["status"] in again:
-            if mutant.id not in report.mutants:
-                report.enter(mutant, {})
+        else:
             waiting.append(mutant)
     # Whoever edits a kernel meanwhile does not disturb the run.
     with tempfile.TemporaryDirectory() as folder, replaced(texts):
@@ -75,10 +81,7 @@ def main(words: list[str] | None = None) -> int:
         run.about()
         kernels = {} if options.do == "compile" else run.surveyed()
         run.judge(waiting, kernels)
-    for mutant in chosen:
-        entry, reason = report.mutants[mutant.id], known.get(reports.key_of(mutant))
-        if reason is not None and entry["status"] == "survived":
-            entry["reason"] = reason.reason
+    report.explain(known)
     report.write(options.json)
     print(reports.shown(report))
     return 0
@@ -231,11 +234,11 @@ class _Run:
 def _died(status: object, at: str) -> dict[str, Any]:
     """The result of a process that said nothing of itself at its end."""
     case = "" if at.startswith("building") else at
-    op = case.split(" ", 1)[0] or "build"
+    found = {"op": case.split(" ", 1)[0], "killed_by": [RETURNS], "case": case}
     if status == "hung":
-        return {"status": "hung", "killed_by": [f"{op} deadline"], "case": case}
-    found = {"status": "crashed", "killed_by": [f"{op} process"], "case": case}
-    return {**found, "reason": f"its process ended with {status}"}
+        return {**found, "status": "hung"}
+    reason = f"its process ended with {status}"
+    return {**found, "status": "crashed", "reason": reason}
 
 
 if __name__ == "__main__":

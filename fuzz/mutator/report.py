@@ -22,6 +22,7 @@ STATUS = (
 SEEN = ("killed", "crashed", "hung")
 
 Key = tuple[str, str, str, str, str]
+_KEY = ("file", "function", "operator", "before", "after")
 
 
 @dataclass(slots=True)
@@ -32,14 +33,17 @@ class Report:
     mutants: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def enter(self, mutant: Mutant, found: Mapping[str, Any]) -> None:
-        """A mutant's result, with the reason that is on file for it."""
-        entry = {
-            "id": mutant.id, "file": mutant.file, "line": mutant.line,
-            "operator": mutant.operator, "function": mutant.function,
-            "before": mutant.before, "after": mutant.after, "status": "never ran",
-            "killed_by": [], "case": "", "seconds": 0.0, "reason": "",
-        }  # fmt: skip
-        self.mutants[mutant.id] = {**entry, **found}
+        """A mutant's result."""
+        self.mutants[mutant.id] = {**described(mutant), **found}
+
+    def explain(self, known: Mapping[Key, Explanation]) -> None:
+        """Put down what is known of those that survived."""
+        for entry in self.mutants.values():
+            one = known.get(key_of(entry)) if entry["status"] == "survived" else None
+            if one is not None:
+                entry["reason"] = one.reason
+                if one.kind == "equivalent":
+                    entry["status"] = "equivalent"
 
     def rate(self) -> tuple[int, int]:
         """How many mutants were seen, of those that ran and are not equivalent."""
@@ -63,14 +67,20 @@ class Report:
         os.replace(new, path)
 
 
-def read(path: Path, about: Mapping[str, Any]) -> Report:
-    """The report in a file, empty if that is missing or of other sources."""
-    report = Report(dict(about))
-    if path.exists():
-        kept = json.loads(path.read_text())
-        if kept.get("schema") == SCHEMA and kept["sources"] == about["sources"]:
-            report.mutants = {entry["id"]: entry for entry in kept["mutants"]}
-    return report
+def read(path: Path) -> Report:
+    """The report in a file. Raises ValueError for one of another schema."""
+    about = json.loads(path.read_text())
+    if about.pop("schema", None) != SCHEMA:
+        raise ValueError(f"{path}: no report of schema {SCHEMA}")
+    del about["counts"]
+    return Report(about, {entry["id"]: entry for entry in about.pop("mutants")})
+
+
+def resumed(path: Path, about: Mapping[str, Any]) -> Report:
+    """The report to go on with, empty if the file is missing or of other sources."""
+    kept = read(path) if path.exists() else Report({})
+    same = all(kept.about.get(name) == value for name, value in about.items())
+    return Report(dict(about), kept.mutants if same else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,28 +105,35 @@ def explanations(path: Path = EXPLAINED) -> dict[Key, Explanation]:
             raise ValueError(f"{path.name}: [[{kind}]]; use equivalent or surviving")
         for entry in entries:
             reason = entry.get("reason", "").strip()
-            words = ("file", "function", "operator", "before", "after")
-            missing = [word for word in words if word not in entry]
+            missing = [word for word in _KEY if word not in entry]
             if missing or not reason:
                 raise ValueError(
                     f"{path.name}: an entry of {entry.get('file')} lacks "
                     f"{', '.join(missing) or 'a reason'}"
                 )
-            key = tuple(entry[word] for word in words)
-            found[key] = Explanation(kind, reason)
+            found[key_of(entry)] = Explanation(kind, reason)
     return found
 
 
-def key_of(mutant: Mutant) -> Key:
-    """What a mutant's explanation goes by."""
-    return (
-        mutant.file, mutant.function, mutant.operator, mutant.before, mutant.after,
-    )  # fmt: skip
+def key_of(entry: Mapping[str, Any]) -> Key:
+    """What the explanation of a mutant, as the report has it, goes by."""
+    file, function, operator, before, after = (entry[word] for word in _KEY)
+    return file, function, operator, before, after
+
+
+def described(mutant: Mutant) -> dict[str, Any]:
+    """What the report says of a mutant before it has run."""
+    return {
+        "id": mutant.id, "file": mutant.file, "line": mutant.line,
+        "operator": mutant.operator, "function": mutant.function,
+        "before": mutant.before, "after": mutant.after, "status": "never ran",
+        "killed_by": [], "case": "", "seconds": 0.0, "reason": "",
+    }  # fmt: skip
 
 
 def stale(known: Iterable[Key], mutants: Iterable[Mutant]) -> list[Key]:
     """Explanations that fit no mutant any more."""
-    there = {key_of(mutant) for mutant in mutants}
+    there = {key_of(described(mutant)) for mutant in mutants}
     return [key for key in known if key not in there]
 
 

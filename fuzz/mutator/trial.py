@@ -22,9 +22,12 @@ from refmoe.loading import load
 from refmoe.parse import parse
 from refmoe.plan import Cell
 from refmoe.record import Record
+from refmoe.score.properties import broken, of_cell
 from refmoe.verdict import Kind
 from refmoe.verify import Verifier
 
+#: The property that is broken by a call that does not come back.
+RETURNS = "contract:returns"
 #: Cases of each changed kernel in the first round: about one of each kind of inputs.
 FIRST = 16
 #: Orders of threads in which the emulator runs what survived.
@@ -63,10 +66,8 @@ def tried_all(
             try:
                 torch.cuda.synchronize()
             except RuntimeError as error:
-                case = found.get("case", "")
-                name = f"{case.split(' ', 1)[0]} launch"
-                late = {"status": "crashed", "killed_by": [name], "reason": str(error)}
-                found = {**found, **late}
+                late = {"killed_by": [RETURNS], "reason": str(error)[:200]}
+                found = {**found, "status": "crashed", **late}
         tell({"result": found})
         if found["status"] == "crashed":
             return
@@ -132,12 +133,12 @@ def _result(
             case = parse(item.case, largest=None)
             record = verifier.check(port, case, Cell(*item.cell))
         if record.kind.reported:
-            killed.append(_killing(record, item, seed))
+            killed.append(_killing(record, seed))
             if not trial.matrix or record.kind is Kind.CRASHED:
                 break
     if killed:
         status = "crashed" if killed[0]["verdict"] == "CRASHED" else "killed"
-        names = list(dict.fromkeys(one["killed_by"] for one in killed))
+        names = list(dict.fromkeys(name for one in killed for name in one["killed_by"]))
         return {**killed[0], "status": status, "killed_by": names, "cases": len(done)}
     if build.beyond and not done:
         reason = "its kernels do not build for the emulator"
@@ -159,16 +160,17 @@ def _order(seed: int) -> Iterator[None]:
         yield
 
 
-def _killing(record: Record, item: Item, seed: int) -> Message:
-    """What killed a mutant: op, the first tap that is wrong or a guard, the inputs."""
+def _killing(record: Record, seed: int) -> Message:
+    """What killed a mutant: the properties that it breaks, the tap, the case."""
     verdict, first = record.judgement.verdict, record.judgement.first
-    stage = (first.tap if first else "") or verdict.tap
-    if not stage:
-        stage = "launch" if record.kind is Kind.CRASHED else "guard"
-    op, inputs = item.inputs
-    name = f"{op} {stage} {inputs}" + (f" order {seed}" if seed else "")
+    bare = record.kind is Kind.WRONG and not verdict.tap
+    names = [name for name, _ in broken(record, verdict.detail.split("; ") * bare)]
+    if seed:
+        # In the order of threads 0 it passes.
+        names = ["order of threads"]
     return {
-        "killed_by": name, "op": op, "stage": stage, "inputs": inputs,
+        "killed_by": names or [of_cell(record.cell)], "op": record.cell.op,
+        "stage": (first.tap if first else "") or verdict.tap,
         "verdict": str(record.kind), "case": record.case,
         "detail": (verdict.detail or record.log).strip()[-200:],
     }  # fmt: skip
