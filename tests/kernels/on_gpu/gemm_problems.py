@@ -34,6 +34,18 @@ class Model:
     k: int
 
 
+MODELS = (Model("gpt-oss", 2880, 2880, 128, 4), Model("flash", 4096, 2048, 256, 6))
+SMALL = (Model("small", 128, 128, 4, 2),)
+FORMATS: tuple[Formats, ...] = (
+    (None, "mxfp4"), ("fp8_group_128", "fp8_block_128"), ("int8_token", "int8_channel"),
+)  # fmt: skip
+#: Tokens with how experts share them.
+LOADS = (
+    (16, "random"), (256, "random"), (1024, "random"), (4096, "even"),
+    (4096, "random"), (4096, "skewed"),
+)  # fmt: skip
+
+
 def ids_of(model: Model, tokens: int, load: str, device: torch.device) -> torch.Tensor:
     """Ids [T, k], distinct in a row unless the load is even."""
     generator = torch.Generator().manual_seed(tokens)
@@ -110,3 +122,13 @@ def check(
         inside(got, tap, name)
         first = got if first is None else first
         equal(got, first, f"{name} beside others")
+
+
+def torch_experts(
+    x: torch.Tensor, order: torch.Tensor, ends: torch.Tensor, up: torch.Tensor,
+    down: torch.Tensor, k: int,
+) -> torch.Tensor:  # fmt: skip
+    """Gather, two `torch._grouped_mm` and SwiGLU; no weighted sum."""
+    gate, lift = torch._grouped_mm(x[order // k], up.mT, ends).chunk(2, 1)
+    hidden = torch.nn.functional.silu(gate) * lift
+    return torch._grouped_mm(hidden, down.mT, ends)

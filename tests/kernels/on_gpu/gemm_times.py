@@ -23,7 +23,10 @@ if __name__ == "__main__":
 import torch
 from on_gpu.gemm_problems import (
     BF16,
-    Formats,
+    FORMATS,
+    LOADS,
+    MODELS,
+    SMALL,
     Model,
     check,
     codes,
@@ -31,6 +34,7 @@ from on_gpu.gemm_problems import (
     ids_of,
     offsets_of,
     repeated,
+    torch_experts,
 )
 from on_gpu.place import Place
 from on_gpu.times import Numbers, bandwidth, graph_time
@@ -42,21 +46,17 @@ from refmoe.kernels.launchers.experts import experts
 from refmoe.kernels.launchers.gemm import Gemm
 from refmoe.kernels.launchers.operands import Matrix
 from refmoe.kernels.launchers.quantize import quantize
-from refmoe.kernels.launchers.tactics import FILE, Instruction, tactics
+from refmoe.kernels.launchers.tactics import (
+    EMULATED,
+    FILE,
+    Instruction,
+    Tactic,
+    tactics,
+)
 from refmoe.kernels.launchers.tensor_cores import tensor_cores
 
 Timer = Callable[[Callable[[], object]], float]
-
-MODELS = (Model("gpt-oss", 2880, 2880, 128, 4), Model("flash", 4096, 2048, 256, 6))
-SMALL = (Model("small", 128, 128, 4, 2),)
-FORMATS: tuple[Formats, ...] = (
-    (None, "mxfp4"), ("fp8_group_128", "fp8_block_128"), ("int8_token", "int8_channel"),
-)  # fmt: skip
-#: Tokens with how experts share them.
-LOADS = (
-    (16, "random"), (256, "random"), (1024, "random"), (4096, "even"),
-    (4096, "random"), (4096, "skewed"),
-)  # fmt: skip
+Tactics = dict[str, Tactic]
 #: Tactics that are timed under other formats.
 _CODED = ("small", "medium", "32x128", "64x128", "128x128")
 
@@ -85,21 +85,11 @@ class Timed:
         return f"{line} | {' '.join(own)}"
 
 
-def torch_experts(
-    x: torch.Tensor, order: torch.Tensor, ends: torch.Tensor, up: torch.Tensor,
-    down: torch.Tensor, k: int,
-) -> torch.Tensor:  # fmt: skip
-    """Gather, two `torch._grouped_mm` and SwiGLU; no weighted sum."""
-    gate, lift = torch._grouped_mm(x[order // k], up.mT, ends).chunk(2, 1)
-    hidden = torch.nn.functional.silu(gate) * lift
-    return torch._grouped_mm(hidden, down.mT, ends)
-
-
 def plain(
-    place: Place, model: Model, target: str, peak: float, timed: Timer
+    place: Place, model: Model, offered: Tactics, peak: float, timed: Timer
 ) -> Iterator[Timed]:
     """BF16: both GEMMs by every tactic and by PyTorch, then the whole experts."""
-    device, offered = place.device, tactics(target)
+    device = place.device
     up, down = (
         torch.randn(model.count, *shape, device=device, dtype=BF16) / 64
         for shape in ((2 * model.width, model.hidden), (model.hidden, model.width))
@@ -127,17 +117,19 @@ def plain(
         call = partial(experts, x, ids, weights, Params(up, down), layer)
         own = {"default": timed(call)}
         if tokens == 4096:
-            own |= {n: timed(partial(call, tactic=f"mma_{n}")) for n in fast}
+            for name, tactic in fast.items():
+                gemms = partial(tensor_cores, tactic=tactic)
+                own[name] = timed(partial(call, tactic=gemms))
         order = ids.flatten().argsort(stable=True)
         peer = timed(partial(torch_experts, x, order, ends, up, down, model.k))
         yield Timed(model.name, "bf16", "experts", *said, own, peer)
 
 
 def coded(
-    place: Place, model: Model, target: str, peak: float, timed: Timer
+    place: Place, model: Model, offered: Tactics, peak: float, timed: Timer
 ) -> Iterator[Timed]:
     """Other formats: the first GEMM with SwiGLU, by a few tactics."""
-    device, offered = place.device, tactics(target)
+    device = place.device
     for x_format, w_format in FORMATS:
         one = torch.randn(1, 2 * model.width, model.hidden, device=device, dtype=BF16)
         w = repeated(codes(one, w_format), model.count)
@@ -158,24 +150,23 @@ def coded(
 
 
 def everything(
-    place: Place, models: tuple[Model, ...], target: str, timed: Timer, peak: float
+    place: Place, models: tuple[Model, ...], offered: Tactics, timed: Timer, peak: float
 ) -> Iterator[Timed]:
     """Checks, then times."""
-    offered = tactics(target)
     for model in models:
         check(place, model, None, offered)
-        yield from plain(place, model, target, peak, timed)
+        yield from plain(place, model, offered, peak, timed)
     for model in models:
         for formats in FORMATS:
             check(place, model, formats, {name: offered[name] for name in _CODED})
-        yield from coded(place, model, target, peak, timed)
+        yield from coded(place, model, offered, peak, timed)
 
 
-def compile_all(target: str) -> None:
+def compile_all(target: str, offered: Tactics) -> None:
     """Every instance that is timed, side by side, into the disk cache."""
     bf16, e4m3, int8 = "Values<bf16>", "Bytes<element::e4m3>", "Bytes<element::int8>"
     kinds = {
-        ("bf16", bf16, bf16, False): tuple(tactics(target)),
+        ("bf16", bf16, bf16, False): tuple(offered),
         ("bf16", bf16, "Nibbles", True): _CODED,
         ("bf16", e4m3, e4m3, True): _CODED,
         ("element::int8", int8, int8, True): _CODED,
@@ -183,7 +174,7 @@ def compile_all(target: str) -> None:
     wanted = []
     for kind, names in kinds.items():
         how = Instruction(*kind, 0)
-        own = [tactics(target)[name].taken(how) for name in names]
+        own = [offered[name].taken(how) for name in names]
         wanted += [t.kernel(how, c) for c in ("kPlain", "kSwiglu") for t in own]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda name: cache.fetch(FILE, (name,), target), wanted))
@@ -192,7 +183,7 @@ def compile_all(target: str) -> None:
 def grouped_gemms(place: Place) -> Numbers:
     """The BF16 GEMMs and experts of the first model."""
     target, peak = loader.target_for(place.device.index or 0), bandwidth(place)
-    found = plain(place, MODELS[0], target, peak, _timed)
+    found = plain(place, MODELS[0], tactics(target), peak, _timed)
     return dict(str(row).split(": ", 1) for row in found)
 
 
@@ -209,18 +200,25 @@ def main() -> None:
     """Check and time; prints a line as each measurement is done, writes JSON last."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write every number here")
+    parser.add_argument(
+        "--more", nargs="*", default=[], metavar="M,N,MT,NT,S",
+        help="tactics besides: warps down, across, m16 and n8 tiles of a warp, stages",
+    )  # fmt: skip
     parser.add_argument("--emulate", action="store_true", help="on the CPU, tiny")
     options = parser.parse_args()
     start = time.perf_counter()
     found: list[Timed] = []
 
     def measure(place: Place, models: tuple[Model, ...], timed: Timer) -> None:
-        peak, target = 1e12, "sm_90a"
+        peak, target = 1e12, EMULATED
         if place.large:
             peak, target = bandwidth(place), loader.target_for(0)
-            compile_all(target)
+        offered = tactics(target)
+        offered |= {more: Tactic(*map(int, more.split(","))) for more in options.more}
+        if place.large:
+            compile_all(target, offered)
             print(f"copy {peak / 1e12:.3f} TB/s, compiled {_spent(start)}", flush=True)
-        for row in everything(place, models, target, timed, peak):
+        for row in everything(place, models, offered, timed, peak):
             found.append(row)
             print(row, flush=True)
 
