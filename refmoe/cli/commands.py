@@ -33,6 +33,9 @@ from refmoe.schedule import heard, schedule
 from refmoe.study import studied
 from refmoe.verify import Verifier, status, verify
 
+#: What is judged on a GPU where no port is named: our kernels, as weights are prepared.
+_OURS = ("refmoe.kernels", "refmoe.kernels:interleaved", "refmoe.kernels:restacked")
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -98,7 +101,7 @@ def chosen_ports(names: Sequence[str], load: Load) -> list[Port]:
     if names:
         return load(names)
     if torch.cuda.is_available():
-        return load(["refmoe.kernels"])
+        return load(_OURS)
     found, reasons = [], []
     for name in importlib.import_module("refmoe.peers").defaults():
         try:
