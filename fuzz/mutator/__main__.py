@@ -25,10 +25,11 @@ import torch
 
 from fuzz.mutator import report as reports
 from fuzz.mutator.building import Kernel, alone
+from fuzz.mutator.cases import Item, Plan, item_of
 from fuzz.mutator.mutants import Mutant, digest, files, sample
 from fuzz.mutator.processes import Pool, Task, Tell, in_order
 from fuzz.mutator.report import Report
-from fuzz.mutator.survey import Item, Plan, by_kernel, item_of, survey
+from fuzz.mutator.survey import by_kernel, survey
 from fuzz.mutator.trial import RETURNS, Trial, tried_all
 from refmoe.kernels import compiler, emulated
 from refmoe.kernels.source import replaced

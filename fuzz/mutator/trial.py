@@ -13,9 +13,10 @@ from unittest.mock import patch
 import torch
 
 from fuzz.mutator.building import Build, Kernel, alone, in_turns, listed, users
+from fuzz.mutator.cases import Item
 from fuzz.mutator.mutants import Mutant
 from fuzz.mutator.processes import Message, Tell
-from fuzz.mutator.survey import Item, brisk
+from fuzz.mutator.survey import brisk
 from refmoe.kernels import emulated, emulator, loader
 from refmoe.kernels.compiler import CompileError
 from refmoe.loading import load

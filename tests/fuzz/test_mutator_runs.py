@@ -15,9 +15,10 @@ import torch
 from fuzz.mutator import report as reports
 from fuzz.mutator.__main__ import main
 from fuzz.mutator.building import Build, alone, users
+from fuzz.mutator.cases import Item, Plan, item_of, planned
 from fuzz.mutator.mutants import Mutant, files, mutants
 from fuzz.mutator.processes import Message, Pool, Task, Tell, in_order
-from fuzz.mutator.survey import Item, Plan, by_kernel, item_of, planned, surveyed
+from fuzz.mutator.survey import by_kernel, surveyed
 from fuzz.mutator.trial import Trial, tried_all
 from refmoe.kernels.compiler import CompileError
 from refmoe.kernels.source import expand, replaced

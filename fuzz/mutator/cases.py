@@ -1,0 +1,137 @@
+"""The cases that mutants meet: the judge's plan, and what it leaves to campaigns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from refmoe.case import Case
+from refmoe.laws import LAWS
+from refmoe.loading import load
+from refmoe.parse import parse
+from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, Cell, cells
+from refmoe.port import Port, spelt
+from refmoe.regimes import REGIMES
+from refmoe.schedule import heard, schedule
+
+#: What is covered beside the defaults: each brings a policy that no other one has.
+MODELS = (
+    *DEFAULT_MODELS, "deepseek-v4-flash-hash", "phi-3.5-moe", "llama-4-scout",
+    "gemma-4-26b-a4b", "grok-1", "nemotron-3-nano-30b", "longcat-flash", "minimax-m2",
+    "ernie-4.5-21b", "jetmoe-8b", "inkling", "qwen2-moe-a2.7b", "step-3.7-flash",
+    "deepseek-v2", "granite-3b-a800m", "kimi-k2-thinking", "inkling-2-small",
+    "deepseek-v3.1", "a.x-k2", "grok-1-sglang",
+)  # fmt: skip
+FORMATS = (
+    *DEFAULT_FORMATS, "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxint8", "mxfp4:ceil",
+    "mxfp4:even", "mxfp8_e4m3:rceil", "mxfp4:quark", "mxfp8_e4m3:modelopt", "nvfp4:te",
+    "nvfp4:te_2d", "nvfp4:flashinfer", "nvfp4:torchao", "nvfp4:modelopt",
+    "nvfp4:torchao_single", "fp8_group_128", "fp8_group_128:vllm",
+    "fp8_group_128:ue8m0", "fp8_block_128", "fp8_token", "fp8_channel", "fp8_tensor",
+    "int8_token", "int8_token:torchao", "int8_channel", "int4_group_32",
+    "int4_group_32:torchao", "int4_group_128", "mxfp4:microxcaling",
+    "mxfp8_e4m3:microxcaling", "mxfp4:deepgemm", "mxfp4:cublas_te",
+    "mxfp8_e4m3:cublas_te", "mxfp4:triton_kernels", "mxfp8_e4m3:vllm_torch",
+    "fp8_group_128:sglang", "fp8_group_128:transformers", "fp8_token:vllm",
+    "int4_group_32:bf16", "int8_token:sglang",
+)  # fmt: skip
+#: Types other than a model's, and rows that one thread block does not take at once.
+MORE = {
+    "types": (
+        "quantize T=3 H=96 format=mxfp8_e4m3", "quantize T=5 H=256 format=int8_token",
+        "quantize T=3 H=96 format=nvfp4", "dequantize T=3 H=96 format=nvfp4",
+        "grouped_quantize T=5 H=96 E=3 k=2 format=nvfp4",
+        "grouped_quantize T=5 H=96 E=3 k=2 format=mxfp4", "combine T=5 H=96 E=8 k=2",
+        "activate T=5 I=96 E=8 k=2", "activate+quantize T=5 I=96 E=4 k=2",
+        "omni_route T=3 E=400 k=9", "omni_route_backward T=3 E=400 k=33",
+        "omni_experts T=2 H=96 E=16 k=4", "permute T=70 E=6 k=2",
+    ),
+    "ragged": (
+        "dequantize T=2 H=4128 format=mxfp4", "quantize T=3 H=2080 format=int8_token",
+        "quantize T=2 H=8320 format=fp8_tensor", "combine T=2 H=2080 E=4 k=2",
+        "grouped_quantize T=3 H=4160 E=3 k=2 format=nvfp4",
+        "activate T=2 I=2080 E=4 k=2",
+        "activate+quantize T=2 I=2080 E=4 k=2", "omni_experts T=2 H=4128 E=16 k=2",
+        "route T=3 E=1100 k=4", "route T=3 E=1000 k=33",
+        "grouped_gemm T=9 H=64 I=544 E=3 k=2", "experts T=3 H=1056 I=64 E=3 k=2",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One case of the plan, and what the unchanged kernels do with it."""
+
+    case: str
+    cell: tuple[str, str, str, str]
+    launched: tuple[tuple[str, str], ...] = ()
+    seconds: float = 0.0
+    verdict: str = ""
+    reported: bool = False
+
+    @property
+    def inputs(self) -> tuple[str, str]:
+        """Op, and regime, profile or law."""
+        return self.cell[0], self.cell[3] or self.cell[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is run: cases of a default cell, of any other, hearings of a law."""
+
+    port: str
+    cases: int
+    others: int
+    hearings: int
+    ops: tuple[str, ...] = ()
+
+
+def item_of(found: dict[str, Any]) -> Item:
+    """The item that `asdict` made a dictionary of."""
+    launched = tuple((file, expression) for file, expression in found["launched"])
+    return Item(**{**found, "cell": tuple(found["cell"]), "launched": launched})
+
+
+def planned(plan: Plan) -> Iterator[Item]:
+    """The cases of a plan; where there are several ways to run one they take turns."""
+    port = load(plan.port)
+    ops = plan.ops or tuple(port.ops)
+    seen: set[str] = set()
+    turns: Counter[str] = Counter()
+    default = cells(ops, DEFAULT_MODELS, DEFAULT_FORMATS, tuple(REGIMES), confined=True)
+    every = cells(ops, MODELS, FORMATS, tuple(REGIMES), confined=True)
+    others = [cell for cell in every if cell not in set(default)]
+    # Laws and others last: of equal cases the first counts.
+    for _, cell, case in (
+        *schedule([port], default, plan.cases),
+        *((port, *one) for one in _more(port, ops, plan.hearings)),
+        *schedule([port], others, plan.others),
+        *heard([port], default, tuple(LAWS.values()), plan.hearings),
+    ):
+        if port.unsupported(case) is not None:
+            continue
+        tactics = (None,) if case.law is not None else port.tactics(case)
+        tactic = tactics[turns[case.op] % len(tactics)] if tactics else None
+        turns[case.op] += 1
+        case = case if tactic is None else case.but(tactic=spelt(tactic))
+        if str(case) not in seen:
+            seen.add(str(case))
+            yield Item(str(case), (cell.op, cell.subject, cell.regime, cell.profile))
+
+
+def _more(port: Port, ops: Sequence[str], count: int) -> Iterator[tuple[Cell, Case]]:
+    """The cases of MORE, each in every regime that suits, `count` times."""
+    for profile, lines in MORE.items():
+        for line in lines:
+            given = parse(line)
+            for name, rule in REGIMES.items():
+                if given.op not in ops or (rule.suits and given.op not in rule.suits):
+                    continue
+                for seed in range(count):
+                    case = given.but(regime=name, seed=seed)
+                    if profile == "types":
+                        case = case.but(dtype=("fp16", "fp32")[seed % 2])
+                    if port.unsupported(case) is None:
+                        yield Cell(given.op, case.format or "-", name, profile), case
