@@ -37,7 +37,8 @@ FORMATS = (
     "fp8_group_128:sglang", "fp8_group_128:transformers", "fp8_token:vllm",
     "int4_group_32:bf16", "int8_token:sglang",
 )  # fmt: skip
-#: Types other than a model's, and rows that one thread block does not take at once.
+#: Types other than a model's, more slots than warps of which some are empty, and rows
+#: that one thread block does not take at once.
 MORE = {
     "types": (
         "quantize T=3 H=96 format=mxfp8_e4m3", "quantize T=5 H=256 format=int8_token",
@@ -47,6 +48,10 @@ MORE = {
         "activate T=5 I=96 E=8 k=2", "activate+quantize T=5 I=96 E=4 k=2",
         "omni_route T=3 E=400 k=9", "omni_route_backward T=3 E=400 k=33",
         "omni_experts T=2 H=96 E=16 k=4", "permute T=70 E=6 k=2",
+    ),
+    "slots": (
+        "omni_experts T=5 H=64 E=400 k=20 slots=some",
+        "combine T=70 H=64 E=12 k=9 slots=some", "permute T=70 E=40 k=9 slots=some",
     ),
     "ragged": (
         "dequantize T=2 H=4128 format=mxfp4", "quantize T=3 H=2080 format=int8_token",
