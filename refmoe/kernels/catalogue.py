@@ -67,9 +67,9 @@ def _convert() -> tuple[str, ...]:
     return (
         *(f"encode_elements<{f}, {r}>" for f in formats for r in roundings),
         *(f"decode_elements<{f}>" for f in formats),
-        *(f"encode_finite_elements<{f}, true>" for f in formats),
-        *(f"encode_finite_elements<{f}, false>" for f in formats),
-        "quotient_elements",
+        *(f"encode_finite_elements<{f}, {short}, {four}>" for f in formats
+          for short in ("true", "false") for four in ("true", "false")),
+        *(f"quotient_elements<{short}>" for short in ("true", "false")),
         *(f"{kernel}<{t}>" for kernel in ("round_elements", "widen_elements")
           for t in ("bf16", "fp16")),
     )  # fmt: skip
@@ -90,6 +90,11 @@ _KINDS = {
 _SAMPLE = (("kPower", "e4m3"), ("kDivided", "int8"))
 
 
+def _scaling(arguments: str) -> int:
+    """How many lanes work out the scales of blocks under `_formats`' arguments."""
+    return 2 if arguments.startswith("bf16, element::e2m1, kNearestEven, kM") else 4
+
+
 def _formats(kind_elements: dict[str, tuple[str, ...]]) -> list[str]:
     """Template arguments (type of x, element, rounding, kind) of quantising kernels."""
     pairs = [(k, e) for k, elements in kind_elements.items() for e in elements]
@@ -105,12 +110,13 @@ def _quantize() -> tuple[str, ...]:
     tiled = _formats({"kDivided": ("e4m3", "int8")})
     whole = "bf16, element::e4m3, kNearestEven, kDivided"
     return (
-        *(f"quantize_naive<{f}>" for f in formats),
-        *(f"quantize_groups<{f}, i64>" for f in formats),
-        *(f"quantize_tiles<{f}, {n}>" for f in tiled for n in (1, _WIDE[f[:4]])),
-        *(f"quantize_whole<{whole}, {n}>" for n in (1, 8)),
-        *(f"whole_amax<{t}, {n}>" for t in _TYPES for n in (1, _WIDE[t])),
-        *(f"whole_amax_naive<{t}>" for t in _TYPES),
+        "quantize_naive<kNearestEven>",
+        *(f"quantize_groups<{f}, {_scaling(f)}, i64>" for f in formats),
+        *(f"quantize_tiles<{f}, {_WIDE[f[:4]]}>" for f in tiled),
+        f"quantize_tiles<{whole}, 1>",
+        f"quantize_whole<{whole}, 8>",
+        *(f"whole_amax<{t}, {_WIDE[t]}>" for t in _TYPES),
+        "whole_amax_naive",
         "whole_scales",
     )
 
@@ -118,20 +124,17 @@ def _quantize() -> tuple[str, ...]:
 def _dequantize() -> tuple[str, ...]:
     formats = [f"bf16, element::{e}" for e in _ELEMENTS]
     formats += [f"{t}, element::e2m1" for t in ("fp16", "fp32")]
-    return (
-        *(f"dequantize_naive<{f}>" for f in formats),
-        *(f"dequantize_vectors<{f}, 16>" for f in formats),
-    )
+    return ("dequantize_naive", *(f"dequantize_vectors<{f}>" for f in formats))
 
 
 def _grouped() -> tuple[str, ...]:
     formats = _formats({"kPower": ("e4m3", "e2m1"), "kMultiplied": ("e2m1",)})
     return (
-        *(f"{kernel}<{f}, i32>" for kernel in ("grouped_naive", "grouped_lanes")
-          for f in formats),
-        *(f"grouped_amax<{t}, i32>" for t in _TYPES),
+        "grouped_naive<kNearestEven, i32>",
+        *(f"grouped_lanes<{f}, {_scaling(f)}, i32>" for f in formats),
+        "grouped_amax<i32>",
         "linear_scales<i32>",
-    )  # fmt: skip
+    )
 
 
 def _tensor_cores() -> tuple[str, ...]:
@@ -184,11 +187,12 @@ def _activation() -> tuple[str, ...]:
     )  # fmt: skip
     formats = ("e4m3, kNearestEven, kPower", "e4m3, kNearestEven, kDivided")
     return (
-        *(f"activate_rows<bf16, bf16, {c}, {n}, i64>" for c in curves for n in (1, 8)),
-        *(f"activate_rows<{t}, {t}, kSwiglu, {n}, i64>"
-          for t in ("fp16", "fp32") for n in (1, _WIDE[t])),
+        *(f"activate_rows<bf16, bf16, {c}, 8, i64>" for c in curves),
+        "activate_rows<bf16, bf16, kSwiglu, 1, i64>",
+        *(f"activate_rows<{t}, {t}, kSwiglu, {_WIDE[t]}, i64>"
+          for t in ("fp16", "fp32")),
         "activate_rows<fp32, bf16, kSwiglu, 4, i64>",
-        *(f"activate_quantize<{t}, bf16, kSwiglu, element::{f}, i64>"
+        *(f"activate_quantize<{t}, bf16, kSwiglu, element::{f}, 2, i64>"
           for t in ("bf16", "fp32") for f in formats),
     )  # fmt: skip
 

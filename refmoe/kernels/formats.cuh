@@ -96,13 +96,12 @@ template <class Format> __device__ __forceinline__ float decode(u32 code) {
     const int whole = int(code << (32 - Format::kBits)) >> (32 - Format::kBits);
     return float(whole) * power_of_two(-Format::kMantissa);
   } else {
+    // As fp32's own fields a code is its value times 2^(kBias - 127), subnormals included.
     constexpr u32 kSignBit = 1u << (Format::kBits - 1);
     const u32 magnitude = code & (kSignBit - 1u);
-    const u32 sign = code & kSignBit ? kSign : 0u;
-    const float steps = float(magnitude) * power_of_two(1 - Format::kBias - Format::kMantissa);
-    u32 bits = magnitude >> Format::kMantissa
-                   ? (magnitude << (23 - Format::kMantissa)) + ((127u - Format::kBias) << 23)
-                   : __float_as_uint(steps);
+    const u32 sign = (code & kSignBit) << (32 - Format::kBits);
+    const float moved = __uint_as_float(magnitude << (23 - Format::kMantissa));
+    u32 bits = __float_as_uint(__fmul_rn(moved, power_of_two(127 - Format::kBias)));
     if (Format::kNan >= 0 && magnitude > Format::kMaximum)
       bits = int(magnitude) == Format::kInfinity ? kInfinity : kQuietNan;
     return __uint_as_float(bits | sign);

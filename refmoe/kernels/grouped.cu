@@ -3,7 +3,7 @@
 // With `starts` (multiples of 128) the scales of expert e stand in the 128x4 layout in a region of
 // their own that starts at padded row starts[e]; without, row below row. Rows of no expert are
 // left out.
-#include "blocks.cuh"
+#include "naive.cuh"
 
 template <class Index>
 __device__ __forceinline__ i64 scale_place(i64 row, i64 block, i64 across, int expert,
@@ -14,10 +14,10 @@ __device__ __forceinline__ i64 scale_place(i64 row, i64 block, i64 across, int e
 
 // Naive: a thread does every blockDim-th block of a row. Grid: rows, any block.
 // Rounding: scales.cuh; each code once.
-template <class T, class Element, Rounding R, Kind K, class Index>
-__global__ void grouped_naive(const T* x, u8* codes, void* scales, const Index* offsets,
+template <Rounding R, class Index>
+__global__ void grouped_naive(const void* x, u8* codes, void* scales, const Index* offsets,
                               const Index* starts, int experts, const Whole* wholes,
-                              const __grid_constant__ Format format, i64 columns) {
+                              const __grid_constant__ Format format, i64 columns, i32 type) {
   const i64 row = blockIdx.x;
   const int expert = expert_of(row, offsets, experts);
   if (expert == experts) return;
@@ -25,56 +25,66 @@ __global__ void grouped_naive(const T* x, u8* codes, void* scales, const Index* 
   const i64 across = (columns + format.columns - 1) / format.columns;
 #pragma unroll 1
   for (i64 block = threadIdx.x; block < across; block += blockDim.x) {
-    const i64 from = block * format.columns, to = min(columns, from + format.columns);
+    const i64 from = row * columns + block * format.columns;
+    const i64 to = min((row + 1) * columns, from + format.columns);
     u32 amax = 0;
 #pragma unroll 1
-    for (i64 c = from; c < to; ++c)
-      amax = max(amax, amax_of(Vector<T, 1>{{x[row * columns + c]}}, format.nonfinite));
-    const Chosen chosen = choose_scale<K>(amax, format, whole);
+    for (i64 i = from; i < to; ++i) amax = max(amax, magnitude_at(x, i, type, format));
+    const Chosen chosen = choose_scale_as(amax, format, whole);
     put_scale(scales, scale_place(row, block, across, expert, offsets, starts),
               chosen.scale.stored, format.scale_type);
 #pragma unroll 1
-    for (i64 c = from; c < to; ++c)
-      codes[row * columns + c] =
-          code_of<Element, R, K>(to_float(x[row * columns + c]), chosen, format);
+    for (i64 i = from; i < to; ++i) codes[i] = code_at<R>(x, i, type, chosen, format);
   }
 }
 
-// 16 bytes of x a lane, a block on columns / N neighbouring lanes. Grid: rows, block 128.
+// A block on lanes = columns / N neighbouring lanes, of which S work out scales: a thread takes
+// four vectors of 16 bytes at a time, a warp's width apart. Grid: rows, block 128.
 // Rounding: scales.cuh; each code once.
-template <class T, class Element, Rounding R, Kind K, class Index>
+template <class T, class Element, Rounding R, Kind K, int S, class Index>
 __global__ void __launch_bounds__(128)
 grouped_lanes(const T* x, u8* codes, void* scales, const Index* offsets, const Index* starts,
               int experts, const Whole* wholes, const __grid_constant__ Format format,
               i64 columns) {
-  constexpr int N = 16 / sizeof(T);
+  constexpr int N = 16 / sizeof(T), U = 4;
   const i64 row = blockIdx.x;
   const int expert = expert_of(row, offsets, experts);
   if (expert == experts) return;
   const Whole whole = wholes ? wholes[expert] : Whole{1.0f, 1.0f};
   const int shift = 31 - __clz(format.columns / N), lanes = 1 << shift;
-  const int count = int(columns / N);
+  const int count = int(columns / N), lane = int(threadIdx.x % 32);
 #pragma unroll 1
-  for (int base = 0; base < count; base += 128) {
-    const int v = base + int(threadIdx.x);
-    const Vector<T, N> loaded =
-        v < count ? load<T, N>(x + row * columns + v * N) : Vector<T, N>{};
-    u32 stored;
-    const Vector<u8, N> made =
-        quantize_lanes<T, Element, R, K>(loaded, lanes, format, whole, stored);
-    if (v >= count) continue;
-    store<u8, N>(codes + row * columns + v * N, made);
-    if (v % lanes == 0)
-      put_scale(scales, scale_place(row, v >> shift, count >> shift, expert, offsets, starts),
-                stored, format.scale_type);
+  for (int base = 0; base < count; base += 128 * U) {
+    const int first = base + int(threadIdx.x / 32) * 32 * U + lane;
+    Held<T, N> loaded[U];
+#pragma unroll
+    for (int u = 0; u < U; ++u) {
+      const int v = first + 32 * u;
+      loaded[u] = v < count ? hold<T, N>(x + row * columns + i64(v) * N) : Held<T, N>{};
+    }
+    u32 stored[U / S];
+    Held<u8, N> made[U];
+    quantize_lanes<T, Element, R, K, S>(loaded, lanes, format, whole, stored, made);
+#pragma unroll
+    for (int u = 0; u < U; ++u)
+      if (first + 32 * u < count)
+        put(codes + row * columns + i64(first + 32 * u) * N, made[u]);
+    if ((lane & (lanes - 1)) >= S) continue;
+#pragma unroll
+    for (int s = 0; s < U / S; ++s) {
+      const int v = first + 32 * (s * S + lane % S);
+      if (v < count)
+        put_scale(scales, scale_place(row, v >> shift, count >> shift, expert, offsets, starts),
+                  stored[s], format.scale_type);
+    }
   }
 }
 
-// amaxes[e] = the largest amax among the finite blocks of expert e, as bits; zeroed before.
+// amaxes[e] = the largest amax among the finite blocks of each expert, as bits; zeroed before.
 // Grid: rows, any block of whole warps. Exact.
-template <class T, class Index>
-__global__ void grouped_amax(const T* x, u32* amaxes, const Index* offsets, int experts,
-                             const __grid_constant__ Format format, i64 columns) {
+template <class Index>
+__global__ void grouped_amax(const void* x, u32* amaxes, const Index* offsets, int experts,
+                             const __grid_constant__ Format format, i64 columns, i32 type) {
   const i64 row = blockIdx.x;
   const int expert = expert_of(row, offsets, experts);
   if (expert == experts) return;
@@ -85,7 +95,7 @@ __global__ void grouped_amax(const T* x, u32* amaxes, const Index* offsets, int 
     u32 own = 0;
 #pragma unroll 1
     for (i64 c = from; c < min(columns, from + format.columns); ++c)
-      own = max(own, amax_of(Vector<T, 1>{{x[row * columns + c]}}, format.nonfinite));
+      own = max(own, magnitude_at(x, row * columns + c, type, format));
     if (own < kInfinity || format.nonfinite == kSaturate) amax = max(amax, own);
   }
   amax = maximum_over(amax, 32);

@@ -32,17 +32,6 @@ __device__ __forceinline__ i64 source_row(const Job& job, i64 row) {
   return job.slots ? job.slots[row] / job.choices : row;
 }
 
-__device__ __forceinline__ float get_float(const void* from, i64 i, int type) {
-  if (type == kBf16) return to_float(static_cast<const bf16*>(from)[i]);
-  if (type == kFp16) return to_float(static_cast<const fp16*>(from)[i]);
-  return static_cast<const float*>(from)[i];
-}
-__device__ __forceinline__ void put_float(void* to, i64 i, float value, int type) {
-  if (type == kBf16) static_cast<bf16*>(to)[i] = from_float<bf16>(value);
-  else if (type == kFp16) static_cast<fp16*>(to)[i] = from_float<fp16>(value);
-  else static_cast<float*>(to)[i] = value;
-}
-
 // The activation's constants for one expert.
 __device__ __forceinline__ Parameters own_parameters(Parameters p, i64 expert) {
   if (p.alphas) p.alpha = p.alphas[expert];

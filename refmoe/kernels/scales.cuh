@@ -13,14 +13,14 @@ __device__ __noinline__ float divide(float a, float b) { return __fdiv_rn(a, b);
 
 constexpr float kLargestFloat = 3.40282346638528859812e38f;
 
-// A block format, element and rounding apart (those are template arguments).
+// A block format, rounding apart (a template argument; so are element and kind where it counts).
 struct Format {
   i32 rows, columns;  // of a block
   i32 scale_type, rule, apply, recipe, nonfinite;
   i32 minimum_byte, keep_negative_zero, has_zero_scale;
-  i32 mantissa;          // of the element, for kEven
-  i32 largest_exponent;  // maximum = 1.largest_fraction * 2^largest_exponent
-  u32 largest_fraction;
+  i32 element, kind;     // what naive kernels look up: `Elements` and `Kind`
+  i32 largest_exponent;  // floor(log2(maximum))
+  u32 round_up_past;     // of a power of two: the largest fraction of amax that rounds down
   float maximum, amax_floor;
   float zero_scale;  // of an all-zero block, where has_zero_scale; a power of two for E8M0
 };
@@ -48,23 +48,15 @@ __device__ __forceinline__ bool is_power(const Format& format) {
 // floor e, ceil e + [m > 1], even e + [m >= 2 - 2^-(M + 1)], rceil e + [m > mu], all less E, for
 // maximum = mu 2^E. Infinity counts as 2^128, past every scale under rceil.
 __device__ __forceinline__ u32 power_byte(float amax, const Format& format) {
-  u32 magnitude = __float_as_uint(amax) & ~kSign;
-  if (magnitude > kInfinity) return 255u;
-  if (magnitude == 0u) return u32(format.minimum_byte);
-  if (magnitude == kInfinity && format.rule == kRceil) return 254u;
-  if (magnitude == kInfinity) return u32(255 - format.largest_exponent);
-  int exponent = -127;
-  if (magnitude < 0x800000u) {
-    const int shift = __clz(int(magnitude)) - 8;
-    magnitude <<= shift;  // the leading one stands where a field of 1 would
-    exponent -= shift;
-  }
-  exponent += int(magnitude >> 23) - format.largest_exponent;
-  const u32 fraction = magnitude & 0x7FFFFFu;
-  if (format.rule == kCeil) exponent += fraction > 0u;
-  if (format.rule == kEven) exponent += fraction >= 0x800000u - (1u << (22 - format.mantissa));
-  if (format.rule == kRceil) exponent += fraction > format.largest_fraction;
-  return u32(max(format.minimum_byte, min(254, exponent + 127)));
+  const u32 given = __float_as_uint(amax) & ~kSign;
+  if (given == 0u) return u32(format.minimum_byte);
+  if (given > kInfinity) return 255u;
+  if (given == kInfinity) return format.rule == kRceil ? 254u : u32(255 - format.largest_exponent);
+  const bool small = given < 0x800000u;  // subnormal: moved up, exactly
+  const u32 magnitude = small ? __float_as_uint(__fmul_rn(amax, power_of_two(24))) : given;
+  const int up = (magnitude & 0x7FFFFFu) > format.round_up_past;
+  const int byte = int(magnitude >> 23) - (small ? 24 : 0) - format.largest_exponent + up;
+  return u32(max(format.minimum_byte, min(254, byte)));
 }
 
 // The value of stored bits, exact.
@@ -153,7 +145,7 @@ __device__ __forceinline__ float inverse_of(float amax, const Format& format) {
 }
 
 // The scale of a block in fp32 arithmetic: all other formats.
-__device__ __noinline__ Scale computed_scale(float amax, const Format& format, Whole whole) {
+__device__ __forceinline__ Scale computed_scale(float amax, const Format& format, Whole whole) {
   const bool zero = amax == 0.0f;
   const bool power = is_power(format);
   if (!power) amax = at_most_largest(amax);
@@ -208,4 +200,16 @@ __device__ __forceinline__ u32 get_scale(const void* scales, i64 index, int type
   if (type <= kE4m3) return static_cast<const u8*>(scales)[index];
   if (type == kFp32) return static_cast<const u32*>(scales)[index];
   return static_cast<const u16*>(scales)[index];
+}
+
+// Values whose type, kFp32, kBf16 or kFp16, is known when a kernel runs.
+__device__ __forceinline__ float get_float(const void* from, i64 i, int type) {
+  if (type == kBf16) return to_float(static_cast<const bf16*>(from)[i]);
+  if (type == kFp16) return to_float(static_cast<const fp16*>(from)[i]);
+  return static_cast<const float*>(from)[i];
+}
+__device__ __forceinline__ void put_float(void* to, i64 i, float value, int type) {
+  if (type == kBf16) static_cast<bf16*>(to)[i] = from_float<bf16>(value);
+  else if (type == kFp16) static_cast<fp16*>(to)[i] = from_float<fp16>(value);
+  else static_cast<float*>(to)[i] = value;
 }

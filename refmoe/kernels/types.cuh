@@ -69,6 +69,9 @@ template <> __device__ __forceinline__ fp16 from_float<fp16>(float x) {
   return {u16(sign | code)};
 }
 
+template <class A, class B> constexpr bool is_same = false;
+template <class A> constexpr bool is_same<A, A> = true;
+
 // N values that one instruction moves; N * sizeof(T) is 1, 2, 4, 8 or 16 bytes.
 template <class T, int N> struct alignas(N * sizeof(T)) Vector { T at[N]; };
 
@@ -79,4 +82,46 @@ __device__ __forceinline__ Vector<T, N> load(const T* from) {
 template <class T, int N>
 __device__ __forceinline__ void store(T* to, const Vector<T, N>& values) {
   *reinterpret_cast<Vector<T, N>*>(to) = values;
+}
+
+// N values in whole registers, which the compiler does not take apart as it does small members.
+template <class T, int N> struct Held {
+  static constexpr int kBytes = N * int(sizeof(T)), kWords = (kBytes + 3) / 4;
+  u32 words[kWords];
+  // Value i of this type, its bits.
+  __device__ __forceinline__ T at(int i) const {
+    if constexpr (sizeof(T) == 4) return __uint_as_float(words[i]);
+    else if constexpr (sizeof(T) == 2) return {u16(words[i / 2] >> 16 * (i % 2))};
+    else return T(words[i / 4] >> 8 * (i % 4));
+  }
+};
+template <class T, int N> __device__ __forceinline__ Held<T, N> hold(const T* from) {
+  Held<T, N> held;
+  if constexpr (Held<T, N>::kBytes % 4 == 0) {
+    const auto loaded = load<u32, Held<T, N>::kWords>(reinterpret_cast<const u32*>(from));
+#pragma unroll
+    for (int w = 0; w < Held<T, N>::kWords; ++w) held.words[w] = loaded.at[w];
+  } else if constexpr (sizeof(T) == 2) {
+    held.words[0] = reinterpret_cast<const u16*>(from)[0];
+  } else {
+    held.words[0] = reinterpret_cast<const u8*>(from)[0];
+  }
+  return held;
+}
+template <class T, int N>
+__device__ __forceinline__ void put(T* to, const Held<T, N>& held) {
+  if constexpr (Held<T, N>::kBytes % 4 == 0) {
+    Vector<u32, Held<T, N>::kWords> stored;
+#pragma unroll
+    for (int w = 0; w < Held<T, N>::kWords; ++w) stored.at[w] = held.words[w];
+    store(reinterpret_cast<u32*>(to), stored);
+  } else {
+    *to = held.at(0);
+  }
+}
+// Value i as fp32.
+template <class T, int N> __device__ __forceinline__ float float_at(const Held<T, N>& held, int i) {
+  if constexpr (is_same<T, bf16>)
+    return __uint_as_float(i % 2 ? held.words[i / 2] & 0xFFFF0000u : held.words[i / 2] << 16);
+  else return to_float(held.at(i));
 }

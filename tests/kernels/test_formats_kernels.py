@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -60,9 +63,12 @@ def test_encode_equals_oracle(name: str, rounding: Rounding, emulated: None) -> 
     )
 
 
+@pytest.mark.parametrize("four", ["true", "false"])
 @pytest.mark.parametrize("short", ["true", "false"])
 @pytest.mark.parametrize("name", ELEMENTS)
-def test_encode_finite_equals_oracle(name: str, short: str, emulated: None) -> None:
+def test_encode_finite_equals_oracle(
+    name: str, short: str, four: str, emulated: None
+) -> None:
     """The short way of the fast kernels: any fp32, or at most 11 significant bits."""
     values = every_bf16()
     if short == "true":
@@ -72,7 +78,7 @@ def test_encode_finite_equals_oracle(name: str, short: str, emulated: None) -> N
     else:
         values = torch.cat([values, around_boundaries(name)])
     values = values[values.isfinite()]
-    expression = f"encode_finite_elements<element::{name}, {short}>"
+    expression = f"encode_finite_elements<element::{name}, {short}, {four}>"
     codes = through(expression, values, formats.get(name).storage)
     torch.testing.assert_close(codes, formats.encode(values, name), rtol=0, atol=0)
 
@@ -88,11 +94,72 @@ def test_quotient_is_correctly_rounded(emulated: None) -> None:
     q = q * 2.0 ** torch.randint(-12, 10, s.shape, generator=generator).float()
     x = s * q * torch.where(bits[0] % 2 == 0, 1.0, -1.0)
     got = torch.empty_like(x)
-    Kernel("convert.cu", "quotient_elements")(
+    Kernel("convert.cu", "quotient_elements<false>")(
         blocks_for(len(x), 256), 256, x, s, got, len(x), device=x.device
     )
     assert torch.equal(got, (x.double() / s.double()).float())
     assert torch.equal(got, x / s)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_quotient_is_correctly_rounded(
+    dtype: torch.dtype, emulated: None
+) -> None:
+    """One step for dividends of few bits, signs of zeros too."""
+    generator = torch.Generator().manual_seed(1)
+    bits = torch.randint(0, 2**23, (200_000,), generator=generator)
+    s = (1 + bits / 2.0**23).float()
+    s = s * 2.0 ** torch.randint(-20, 20, s.shape, generator=generator).float()
+    codes = torch.randint(-(2**15), 2**15, s.shape, generator=generator)
+    x = codes.to(torch.int16).view(dtype).float()
+    x[:2] = torch.tensor([0.0, -0.0])
+    wanted = x / s
+    fits = x.isfinite() & wanted.isfinite() & ((x == 0) | (wanted.abs() > 2.0**-20))
+    x, s, wanted = x[fits], s[fits], wanted[fits]
+    got = torch.empty_like(x)
+    Kernel("convert.cu", "quotient_elements<true>")(
+        blocks_for(len(x), 256), 256, x, s, got, len(x), device=x.device
+    )
+    assert torch.equal(got.view(torch.int32), wanted.view(torch.int32))
+
+
+#: Every dividend of `bits` significant bits over every divisor: none may differ.
+EVERY_QUOTIENT = """
+#include <cmath>
+#include <cstring>
+extern "C" long wrong(unsigned bits) {
+  long count = 0;
+  for (unsigned dividend = 1u << (bits - 1); dividend < 1u << bits; ++dividend) {
+    unsigned here = 0;
+    for (unsigned fraction = 0; fraction < 1u << 23; ++fraction) {
+      const unsigned word = 0x3F800000u | fraction;
+      float s, x = float(dividend);
+      std::memcpy(&s, &word, 4);
+      const float r = 1.0f / s, q = x * r;
+      here += std::fma(-std::fma(q, s, -x), r, q) != x / s;
+    }
+    count += here;
+  }
+  return count;
+}
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bits", [8, 11])
+def test_short_quotient_is_proved(
+    bits: int, tmp_path: Path, host_compiler: str
+) -> None:
+    """The exhaustive proof behind quotient<true>: exponents only shift its cases."""
+    source, library = tmp_path / "every.cpp", tmp_path / "every.so"
+    source.write_text(EVERY_QUOTIENT)
+    options = ["-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC"]
+    subprocess.run(
+        [host_compiler, *options, str(source), "-o", str(library)], check=True
+    )
+    proof = ctypes.CDLL(str(library)).wrong
+    proof.restype = ctypes.c_long
+    assert proof(bits) == 0
 
 
 @pytest.mark.parametrize("name", ELEMENTS)

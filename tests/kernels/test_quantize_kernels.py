@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -243,11 +244,11 @@ def test_quantize_indexes_with_the_index_type(emulated: None) -> None:
     assert bool((whole.codes == whole.codes[0, 0]).all())
     narrow = torch.zeros_like(whole.codes)
     format = PRESETS["mxfp8_e4m3"]
-    expression = "quantize_groups<bf16, element::e4m3, kNearestEven, kPower, u16>"
-    vectors = x.numel() // 8
+    expression = "quantize_groups<bf16, element::e4m3, kNearestEven, kPower, 4, u16>"
+    chunks = x.numel() // 8 // 1024
     Kernel("quantize.cu", expression)(
-        vectors // 256, 256, x, narrow, whole.scales.clone(), None,
-        format_struct(format, 1, 32), x.numel(), x.numel(), device=x.device,
+        chunks, 256, x, narrow, whole.scales.clone(), None, format_struct(format, 1, 32),
+        x.numel(), np.int32(chunks), device=x.device,
     )  # fmt: skip
     assert not torch.equal(narrow, whole.codes)
 

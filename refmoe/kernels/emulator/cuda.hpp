@@ -99,6 +99,12 @@ inline double __longlong_as_double(long long x) { return simt::bits<double>(x); 
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fmul_rz(float a, float b) {
+  const double exact = double(a) * double(b);
+  const float near = float(exact);
+  const bool past = fabs(double(near)) > fabs(exact);
+  return past ? simt::bits<float>(simt::bits<unsigned>(near) - 1u) : near;
+}
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
@@ -110,6 +116,14 @@ inline unsigned __vmaxu2(unsigned a, unsigned b) {
   const unsigned low = (a & 0xFFFF) > (b & 0xFFFF) ? a & 0xFFFF : b & 0xFFFF;
   const unsigned high = a >> 16 > b >> 16 ? a >> 16 : b >> 16;
   return high << 16 | low;
+}
+inline unsigned __vminu2(unsigned a, unsigned b) { return a ^ b ^ __vmaxu2(a, b); }
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const unsigned long long bytes = (unsigned long long)b << 32 | a;
+  unsigned made = 0;
+  for (int i = 0; i < 4; ++i)
+    made |= unsigned(bytes >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  return made;
 }
 template <class T> T __ldg(const T* at) { return *at; }
 template <class T> void __stcs(T* at, T value) { *at = value; }

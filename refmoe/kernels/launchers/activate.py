@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 
-import numpy as np
 import torch
 
 from oracle.blocks import preset
 from oracle.params import Blocks, Params
 from oracle.spec import Activation, BlockFormat, Layer
+from oracle.spec.activation import ActivationKind
 from refmoe.kernels.launch import Kernel, aligned, blocks_for, check
 from refmoe.kernels.launchers.formats import (
     ROUNDINGS,
     TYPES,
     Geometry,
-    Struct,
     code_dtype,
     format_struct,
     kind,
@@ -25,18 +25,16 @@ from refmoe.kernels.launchers.formats import (
 from refmoe.kernels.launchers.permute import IDS
 
 _FILE, _THREADS = "activation.cu", 128
+_VALUES = tuple(TYPES)
 #: The enumerators of Curve, in the order of ActivationKind.
 CURVES = {
     "swiglu": "kSwiglu", "geglu_tanh": "kGegluTanh", "geglu_erf": "kGegluErf",
     "softcap": "kSoftcap", "silu": "kSilu", "gelu_erf": "kGeluErf", "relu2": "kRelu2",
     "identity": "kIdentity",
 }  # fmt: skip
-#: struct Parameters of activation.cuh.
-_PARAMETERS = np.dtype(
-    [(name, "u8") for name in ("alphas", "betas", "limits")]
-    + [(name, "f4") for name in ("alpha", "beta", "limit", "gate_cap", "up_cap")]
-    + [("clamp_after", "i4")]
-)
+#: struct Parameters of activation.cuh: alpha, beta and limit of each expert, then the
+#: activation's own constants.
+_TENSORS, _CONSTANTS = struct.Struct("<3Q"), struct.Struct("<5fi")
 
 
 def activate(
@@ -79,21 +77,30 @@ def activate_rows(
     naive: bool = False,
 ) -> torch.Tensor:
     """`activate` without a layer: `constants` has alpha, beta and limit, if any."""
-    call = _Call.of(gate_up, activation, constants, expert, weights)
-    dtype = gate_up.dtype if dtype is None else dtype
+    given = gate_up.dtype
+    dtype = given if dtype is None else dtype
+    rows, width, index, own = _checked(gate_up, activation, constants, expert, weights)
     if dtype not in TYPES:
         raise TypeError(f"activate: dtype={dtype}; take float32, bfloat16 or float16")
-    shape = (len(gate_up), call.width)
-    out = torch.empty(shape, dtype=dtype, device=gate_up.device)
-    vector = 16 // max(gate_up.element_size(), out.element_size())
-    if naive or call.width % vector or not aligned(16, gate_up):
+    device = gate_up.device
+    out = torch.empty((rows, width), dtype=dtype, device=device)
+    vector = 16 // max(given.itemsize, dtype.itemsize)
+    if naive or width % vector or not aligned(16, gate_up):
         vector = 1
-    names = (TYPES[gate_up.dtype], TYPES[dtype], call.curve, vector, call.index)
-    Kernel(_FILE, f"activate_rows<{', '.join(map(str, names))}>")(
-        (len(gate_up), blocks_for(call.width, _THREADS * vector)), _THREADS, gate_up,
-        expert, weights, out, call.struct, call.width, device=gate_up.device,
+    _by_rows(given, dtype, activation.kind, vector, index)(
+        (rows, blocks_for(width, _THREADS * vector)), _THREADS, gate_up, expert,
+        weights, out, own, width, device=device,
     )  # fmt: skip
     return out
+
+
+@lru_cache
+def _by_rows(
+    given: torch.dtype, dtype: torch.dtype, kind: ActivationKind, vector: int,
+    index: str,
+) -> Kernel:  # fmt: skip
+    names = f"{TYPES[given]}, {TYPES[dtype]}, {CURVES[kind]}, {vector}, {index}"
+    return Kernel(_FILE, f"activate_rows<{names}>")
 
 
 def activate_quantize(
@@ -117,8 +124,9 @@ def activate_quantize(
     power of two that divides I, and for formats with a global scale.
     """
     format = preset(format) if isinstance(format, str) else format
-    call = _Call.of(gate_up, layer.activation, params, expert, weights)
-    rows, width = len(gate_up), call.width
+    rows, width, index, own = _checked(
+        gate_up, layer.activation, params, expert, weights
+    )
     grid = Geometry.of("activate_quantize", torch.Size((rows, width)), format)
     if not fuses(format, width):
         raise ValueError(
@@ -134,12 +142,13 @@ def activate_quantize(
     codes = torch.empty((rows, width), dtype=code_dtype(format), device=device)
     scales = torch.empty((rows, grid.across), dtype=scale_dtype(format), device=device)
     names = (
-        TYPES[gate_up.dtype], TYPES[dtype], call.curve, f"element::{format.element}",
-        ROUNDINGS[format.rounding], kind(format), call.index,
+        TYPES[gate_up.dtype], TYPES[dtype], CURVES[layer.activation.kind],
+        f"element::{format.element}", ROUNDINGS[format.rounding], kind(format),
+        str(min(grid.block_columns // 8, 2)), index,
     )  # fmt: skip
     Kernel(_FILE, f"activate_quantize<{', '.join(names)}>")(
-        (rows, blocks_for(width, 8 * _THREADS)), _THREADS, gate_up, expert, weights,
-        codes, scales, call.struct, format_struct(format, 1, grid.block_columns), width,
+        (rows, blocks_for(width, 16 * _THREADS)), _THREADS, gate_up, expert, weights,
+        codes, scales, own, format_struct(format, 1, grid.block_columns), width,
         device=device,
     )  # fmt: skip
     return Blocks(codes, scales, format)
@@ -154,45 +163,34 @@ def fuses(format: BlockFormat, width: int) -> bool:
     return one_row and whole and width % columns == 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What both launchers work out from their arguments."""
-
-    width: int
-    curve: str
-    index: str
-    struct: Struct
-
-    @classmethod
-    def of(
-        cls, gate_up: torch.Tensor, activation: Activation, constants: Params | None,
-        expert: torch.Tensor | None, weights: torch.Tensor | None,
-    ) -> _Call:  # fmt: skip
-        check("activate", "gate_up", gate_up, tuple(TYPES), (None, None))
-        rows, columns = gate_up.shape
-        device = gate_up.device
-        if activation.gated and columns % 2:
-            raise ValueError(
-                f"activate: {columns} columns cannot hold a gate and an up half; "
-                "give 2I"
-            )
-        tensors = constant_tensors(constants)
-        for name, tensor in zip(("alpha", "beta", "limit"), tensors, strict=True):
-            if tensor is not None:
-                check("activate", name, tensor, (torch.float32,), (None,), device)
-        if expert is not None:
-            check("activate", "expert", expert, tuple(IDS), (rows,), device)
-        elif any(tensor is not None for tensor in tensors):
-            raise ValueError(
-                "activate: params has alpha, beta or limit per expert; give expert, "
-                "that of each row"
-            )
-        if weights is not None:
-            check("activate", "weights", weights, (torch.float32,), (rows,), device)
-        width = columns // 2 if activation.gated else columns
-        index = "i64" if expert is None else IDS[expert.dtype]
-        struct = parameters_struct(activation, tensors)
-        return cls(width, CURVES[activation.kind], index, struct)
+def _checked(
+    gate_up: torch.Tensor, activation: Activation, constants: Params | None,
+    expert: torch.Tensor | None, weights: torch.Tensor | None,
+) -> tuple[int, int, str, bytes]:  # fmt: skip
+    """Rows and width of the intermediate, the type of `expert`, struct Parameters."""
+    check("activate", "gate_up", gate_up, _VALUES, (None, None))
+    rows, columns = gate_up.shape
+    device = gate_up.device
+    if activation.gated and columns % 2:
+        raise ValueError(
+            f"activate: {columns} columns cannot hold a gate and an up half; give 2I"
+        )
+    tensors = constant_tensors(constants)
+    for name, tensor in zip(("alpha", "beta", "limit"), tensors, strict=True):
+        if tensor is not None:
+            check("activate", name, tensor, (torch.float32,), (None,), device)
+            if expert is None:
+                raise ValueError(
+                    "activate: params has alpha, beta or limit per expert; give "
+                    "expert, that of each row"
+                )
+    if expert is not None:
+        check("activate", "expert", expert, tuple(IDS), (rows,), device)
+    if weights is not None:
+        check("activate", "weights", weights, (torch.float32,), (rows,), device)
+    width = columns // 2 if activation.gated else columns
+    index = "i64" if expert is None else IDS[expert.dtype]
+    return rows, width, index, parameters_struct(activation, tensors)
 
 
 def constant_tensors(constants: Params | None) -> tuple[torch.Tensor | None, ...]:
@@ -204,11 +202,15 @@ def constant_tensors(constants: Params | None) -> tuple[torch.Tensor | None, ...
 
 def parameters_struct(
     activation: Activation, tensors: Sequence[torch.Tensor | None]
-) -> Struct:
+) -> bytes:
     """struct Parameters: the activation's constants, and alpha, beta, limit f32[E]."""
-    pointers = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
-    values = (
-        *pointers, activation.alpha, activation.beta, activation.limit or 0.0,
-        activation.gate_cap, activation.up_cap, int(activation.clamp == "after"),
+    pointers = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    return _TENSORS.pack(*pointers) + _own_constants(activation)
+
+
+@lru_cache
+def _own_constants(activation: Activation) -> bytes:
+    return _CONSTANTS.pack(
+        activation.alpha, activation.beta, activation.limit or 0.0,
+        activation.gate_cap, activation.up_cap, activation.clamp == "after",
     )  # fmt: skip
-    return np.array([values], _PARAMETERS)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
 import torch
 
 from oracle.params import Blocks
-from refmoe.kernels.launch import Kernel, blocks_for, check
+from oracle.spec import BlockFormat
+from refmoe.kernels.arguments import Argument
+from refmoe.kernels.launch import Kernel, aligned, blocks_for, check
 from refmoe.kernels.launchers.formats import (
     TYPES,
+    VECTOR,
     Geometry,
     code_dtype,
     format_struct,
     scale_dtype,
+    type_code,
 )
 
 _THREADS = 256
@@ -33,28 +41,59 @@ def dequantize(
     if dtype not in TYPES:
         raise TypeError(f"dequantize: dtype={dtype}; take float32, bfloat16 or float16")
     check("dequantize", "codes", codes, (code_dtype(format),), codes.shape)
-    grid = Geometry.of("dequantize", codes.shape, format)
     device = codes.device
-    dtypes, shape = (scale_dtype(format),), grid.scales(codes)
-    check("dequantize", "scales", blocks.scales, dtypes, shape, device)
-    wholes = _wholes(blocks, grid)
+    fits = aligned(VECTOR // dtype.itemsize, codes) and not naive
+    how = _plan(codes.shape, dtype, format, fits)
+    check(
+        "dequantize", "scales", blocks.scales, (how.scales_type,), how.scales, device
+    )  # fmt: skip
+    wholes = _wholes(blocks, how.leads)
     values = torch.empty(codes.shape, dtype=dtype, device=device)
-    vector = grid.vector(codes)
-    struct = format_struct(format, grid.block_rows, grid.block_columns)
-    name = f"{TYPES[dtype]}, element::{format.element}"
-    arguments = (codes, blocks.scales, wholes, values, struct, grid.struct())
-    if naive or vector == 1:
-        kernel = Kernel("dequantize.cu", f"dequantize_naive<{name}>")
-        kernel(blocks_for(grid.elements, _THREADS), _THREADS, *arguments, device=device)
-    else:
-        kernel = Kernel("dequantize.cu", f"dequantize_vectors<{name}, {vector}>")
-        across = blocks_for(grid.columns, _THREADS * vector)
-        rows = grid.leads * grid.rows
-        kernel((rows, across), _THREADS, *arguments, device=device)
+    how.kernel(
+        how.blocks, how.threads, codes, blocks.scales, wholes, values, *how.more,
+        device=device,
+    )  # fmt: skip
     return values
 
 
-def _wholes(blocks: Blocks, grid: Geometry) -> torch.Tensor | None:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a call works out from shape, type and format alone."""
+
+    leads: int
+    scales: tuple[int, ...]
+    scales_type: torch.dtype
+    kernel: Kernel
+    blocks: int
+    threads: int
+    more: tuple[Argument, ...]
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    shape: torch.Size, dtype: torch.dtype, format: BlockFormat, wide: bool
+) -> _Plan:
+    grid = Geometry.of("dequantize", shape, format)
+    struct = format_struct(format, grid.block_rows, grid.block_columns)
+    more: tuple[Argument, ...] = (struct.tobytes(), grid.struct().tobytes())
+    expression, blocks, threads = "dequantize_naive", 0, _THREADS
+    vector = grid.vector(dtype.itemsize)
+    if wide and vector > 1:
+        vectors = grid.columns // vector
+        threads = 1 << (blocks_for(vectors, 4) - 1).bit_length() if vectors else 32
+        threads = min(max(threads, 32), _THREADS)
+        chunks = blocks_for(vectors, 4 * threads)
+        expression = f"dequantize_vectors<{TYPES[dtype]}, element::{format.element}>"
+        blocks, more = grid.leads * grid.rows * chunks, (*more, np.int32(chunks))
+    else:
+        blocks, more = blocks_for(grid.elements, _THREADS), (*more, type_code(dtype))
+    return _Plan(
+        grid.leads, grid.scales(shape), scale_dtype(format),
+        Kernel("dequantize.cu", expression), blocks, threads, more,
+    )  # fmt: skip
+
+
+def _wholes(blocks: Blocks, leads: int) -> torch.Tensor | None:
     """The global scale of each leading index, f32[leads]."""
     if not blocks.format.global_scale:
         return None
@@ -72,4 +111,4 @@ def _wholes(blocks: Blocks, grid: Geometry) -> torch.Tensor | None:
         )
     device = blocks.codes.device
     check("dequantize", "global_scale", scale, (torch.float32,), scale.shape, device)
-    return scale.reshape(-1).expand(grid.leads).contiguous()
+    return scale.reshape(-1).expand(leads).contiguous()

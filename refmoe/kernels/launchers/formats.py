@@ -13,7 +13,6 @@ import torch
 from oracle import formats
 from oracle.spec import BlockFormat
 from oracle.spec.blocks import POWER_RULES, Apply, Recipe, ScaleRule, ScaleType
-from refmoe.kernels.launch import aligned
 
 Struct = np.ndarray[Any, Any]
 
@@ -30,16 +29,18 @@ ROUNDINGS = {
     "half_toward_zero": "kHalfTowardZero",
     "toward_zero": "kTowardZero",
 }
+#: The enumerators of Kind.
+KINDS = ("kPower", "kMultiplied", "kDivided")
 _STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 #: struct Format of scales.cuh, field by field.
 FORMAT = np.dtype(
     [(name, np.int32) for name in (
         "rows", "columns", "scale_type", "rule", "apply", "recipe", "nonfinite",
-        "minimum_byte", "keep_negative_zero", "has_zero_scale", "mantissa",
+        "minimum_byte", "keep_negative_zero", "has_zero_scale", "element", "kind",
         "largest_exponent",
     )]
-    + [("largest_fraction", np.uint32)]
+    + [("round_up_past", np.uint32)]
     + [(name, np.float32) for name in ("maximum", "amax_floor", "zero_scale")]
 )  # fmt: skip
 #: struct Shape of blocks.cuh.
@@ -99,34 +100,41 @@ class Geometry:
     def elements(self) -> int:
         return self.leads * self.per_lead
 
-    def scales(self, x: torch.Tensor) -> tuple[int, ...]:
-        """Shape of the scales of a tensor with these blocks."""
-        counts = (self.down, self.across) if x.ndim > 1 else (self.across,)
-        return (*x.shape[:-2], *counts)
+    def scales(self, shape: torch.Size) -> tuple[int, ...]:
+        """Shape of the scales of a tensor of this shape with these blocks."""
+        counts = (self.down, self.across) if len(shape) > 1 else (self.across,)
+        return (*shape[:-2], *counts)
 
-    def lanes(self, x: torch.Tensor) -> int:
-        """Over how many lanes of 16 bytes a one-row block spreads; 0 if it cannot."""
-        lanes = self.block_columns * x.element_size() // VECTOR
+    def lanes(self, size: int) -> int:
+        """Over how many lanes of 16 bytes a one-row block spreads; 0 if it cannot.
+
+        `size` is the bytes of a value; the tensor starts at a multiple of 16 bytes.
+        """
+        lanes = self.block_columns * size // VECTOR
         fits = (
             self.block_rows == 1
-            and self.block_columns * x.element_size() % VECTOR == 0
+            and self.block_columns * size % VECTOR == 0
             and self.columns % self.block_columns == 0
             and 1 <= lanes <= 32
             and lanes & (lanes - 1) == 0
-            and aligned(VECTOR, x)
         )
         return lanes if fits else 0
 
-    def vector(self, x: torch.Tensor) -> int:
+    def vector(self, size: int) -> int:
         """Values that a thread may load at once: 16 bytes of one block's row, or 1."""
-        values = VECTOR // x.element_size()
-        fits = self.columns % values == 0 == self.block_columns % values
-        return values if fits and aligned(VECTOR, x) else 1
+        values = VECTOR // size
+        return (
+            values if self.columns % values == 0 == self.block_columns % values else 1
+        )
 
     def struct(self) -> Struct:
         """As struct Shape."""
         values = (self.leads, self.rows, self.columns, self.down, self.across)
         return np.array([values], SHAPE)
+
+
+#: Lanes that work out the scales of four vectors, at most.
+SCALING_LANES = 4
 
 
 @lru_cache(maxsize=1024)
@@ -150,16 +158,28 @@ def format_struct(format: BlockFormat, block_rows: int, block_columns: int) -> S
             f"{format.name}: zero_scale={zero_scale} is no power of two, which an e8m0 "
             "scale must be"
         )
+    past = {
+        "floor": 2**23,
+        "ceil": 0,
+        "even": 2**23 - 2 ** (22 - element.mantissa) - 1,
+        "rceil": int((2 * significand - 1) * 2**23),
+    }
     values = (
         block_rows, block_columns, get_args(ScaleType).index(format.scale),
         get_args(ScaleRule).index(format.scale_rule),
         get_args(Apply).index(format.apply), get_args(Recipe).index(format.recipe),
         int(format.nonfinite == "saturate"), format.minimum_byte,
         int(format.keep_negative_zero), int(format.zero_scale is not None),
-        element.mantissa, exponent - 1, int((2 * significand - 1) * 2**23), maximum,
-        format.amax_floor, zero_scale,
+        ELEMENTS.index(format.element), KINDS.index(kind(format)), exponent - 1,
+        past.get(format.scale_rule, 0), maximum, format.amax_floor,
+        zero_scale,
     )  # fmt: skip
     return np.array([values], FORMAT)
+
+
+def type_code(dtype: torch.dtype) -> np.int32:
+    """The enumerator of ScaleType for a type of x, which naive kernels look up."""
+    return np.int32(get_args(ScaleType).index(TYPES[dtype]))
 
 
 def scale_dtype(format: BlockFormat) -> torch.dtype:
@@ -172,10 +192,12 @@ def code_dtype(format: BlockFormat) -> torch.dtype:
     return formats.get(format.element).storage
 
 
-def instance(kernel: str, x: torch.Tensor, format: BlockFormat, *more: object) -> str:
+def instance(
+    kernel: str, dtype: torch.dtype, format: BlockFormat, *more: object
+) -> str:
     """A kernel template's expression: (type of x, element, rounding, kind, ...)."""
     element = f"element::{format.element}"
-    names = (TYPES[x.dtype], element, ROUNDINGS[format.rounding], kind(format))
+    names = (TYPES[dtype], element, ROUNDINGS[format.rounding], kind(format))
     return f"{kernel}<{', '.join((*names, *map(str, more)))}>"
 
 

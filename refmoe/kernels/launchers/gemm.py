@@ -149,7 +149,7 @@ class Gemm:
         )  # fmt: skip
         return np.array([values], _JOB)
 
-    def parameters(self) -> Struct:
+    def parameters(self) -> bytes:
         """The activation's constants as struct Parameters."""
         tensors = constant_tensors(self.constants)
         return parameters_struct(self.activation or Activation(), tensors)

@@ -2,52 +2,64 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
 from oracle.spec import BlockFormat
 from refmoe.kernels.launch import Kernel, blocks_for, check
-from refmoe.kernels.launchers.formats import TYPES, Geometry, Struct
+from refmoe.kernels.launchers.formats import (
+    TYPES,
+    Struct,
+    format_struct,
+    type_code,
+)
+
+if TYPE_CHECKING:
+    from refmoe.kernels.launchers.quantize import Plan
 
 _FILE = "quantize.cu"
 _THREADS = 256
 
 
 def global_scales(
-    x: torch.Tensor, format: BlockFormat, grid: Geometry, struct: Struct,
-    given: torch.Tensor | float | None, naive: bool,
+    x: torch.Tensor, format: BlockFormat, how: Plan,
+    given: torch.Tensor | float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Both directions f32[leads, 2] of the global scale, and its decode side as kept.
 
     Raises ValueError for a given scale that is not positive or has another shape.
     """
     decode = torch.empty(x.shape[:-2], dtype=torch.float32, device=x.device)
-    amaxes = None
+    grid, amaxes = how.grid, None
+    struct = format_struct(format, grid.block_rows, grid.block_columns)
     if given is not None:
         given = _given(given, decode)
-    elif not naive and grid.lanes(x):
-        amaxes = amaxes_of(x, format, grid, grid.lanes(x), drop=True)
+    elif how.lanes:
+        amaxes = amaxes_of(x, format, how, drop=True)
     else:
         amaxes = torch.zeros(grid.leads, dtype=torch.int32, device=x.device)
-        Kernel(_FILE, f"whole_amax_naive<{TYPES[x.dtype]}>")(
+        Kernel(_FILE, "whole_amax_naive")(
             blocks_for(grid.blocks, 64), 64, x, amaxes, struct, grid.struct(),
-            device=x.device,
+            type_code(x.dtype), device=x.device,
         )  # fmt: skip
     return both_directions(amaxes, given, decode, struct), decode
 
 
 def amaxes_of(
-    x: torch.Tensor, format: BlockFormat, grid: Geometry, lanes: int, drop: bool
+    x: torch.Tensor, format: BlockFormat, how: Plan, drop: bool
 ) -> torch.Tensor:
     """amax of each leading index as bits, i32[leads].
 
-    `lanes`: lanes of a block; `drop`: leave blocks out that are not finite.
+    `drop`: leave blocks out that are not finite.
     """
+    grid, vector = how.grid, how.vector
     amaxes = torch.zeros(grid.leads, dtype=torch.int32, device=x.device)
-    vector = grid.vector(x)
+    chunks = blocks_for(grid.per_lead, 8 * _THREADS * vector)
     Kernel(_FILE, f"whole_amax<{TYPES[x.dtype]}, {vector}>")(
-        (blocks_for(grid.per_lead, _THREADS * vector), grid.leads), _THREADS, x, amaxes,
-        grid.per_lead, np.int32(lanes), np.int32(format.nonfinite == "saturate"),
+        grid.leads * chunks, _THREADS, x, amaxes, grid.per_lead, np.int32(chunks),
+        np.int32(max(how.lanes, 1)), np.int32(format.nonfinite == "saturate"),
         np.int32(drop), device=x.device,
     )  # fmt: skip
     return amaxes

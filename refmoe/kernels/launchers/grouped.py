@@ -10,14 +10,18 @@ import torch
 from oracle.blocks import preset
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
-from refmoe.kernels.launch import Kernel, check
+from refmoe.kernels.launch import Kernel, aligned, check
 from refmoe.kernels.launchers.formats import (
+    ROUNDINGS,
+    SCALING_LANES,
     TYPES,
+    VECTOR,
     Geometry,
     code_dtype,
     format_struct,
     instance,
     scale_dtype,
+    type_code,
 )
 from refmoe.kernels.launchers.global_scale import both_directions
 from refmoe.kernels.launchers.permute import IDS, padded_starts
@@ -71,24 +75,35 @@ def grouped_quantize(
     device, experts = x.device, len(offsets) - 1
     codes = torch.empty(x.shape, dtype=code_dtype(format), device=device)
     if layout == "linear":
-        scales = torch.empty(grid.scales(x), dtype=scale_dtype(format), device=device)
+        scales = torch.empty(
+            grid.scales(x.shape), dtype=scale_dtype(format), device=device
+        )
     else:
         starts, scales = _regions(format, grid, offsets, starts, scales)
-    names = TYPES[x.dtype], IDS[offsets.dtype]
+    index = IDS[offsets.dtype]
     wholes, decode = None, None
     if format.global_scale:
         amaxes = torch.zeros(experts, dtype=torch.int32, device=device)
-        Kernel(_FILE, f"grouped_amax<{', '.join(names)}>")(
+        Kernel(_FILE, f"grouped_amax<{index}>")(
             len(x), _THREADS, x, amaxes, offsets, np.int32(experts), struct,
-            grid.columns, device=device,
+            grid.columns, type_code(x.dtype), device=device,
         )  # fmt: skip
         decode = torch.empty(experts, dtype=torch.float32, device=device)
         wholes = both_directions(amaxes, None, decode, struct)
-    name = "grouped_lanes" if grid.lanes(x) and not naive else "grouped_naive"
-    Kernel(_FILE, instance(name, x, format, IDS[offsets.dtype]))(
-        len(x), _THREADS, x, codes, scales, offsets, starts, np.int32(experts), wholes,
-        struct, grid.columns, device=device,
+    lanes = grid.lanes(x.element_size()) if aligned(VECTOR, x) and not naive else 0
+    given = (
+        x, codes, scales, offsets, starts, np.int32(experts), wholes, struct,
+        grid.columns,
     )  # fmt: skip
+    if lanes:
+        options = min(lanes, SCALING_LANES), index
+        Kernel(_FILE, instance("grouped_lanes", x.dtype, format, *options))(
+            len(x), _THREADS, *given, device=device
+        )
+    else:
+        Kernel(_FILE, f"grouped_naive<{ROUNDINGS[format.rounding]}, {index}>")(
+            len(x), _THREADS, *given, type_code(x.dtype), device=device
+        )
     return Blocks(codes, scales, format, decode)
 
 

@@ -2,25 +2,104 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
 import torch
 
 from oracle.blocks import preset
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
-from refmoe.kernels.launch import Kernel, blocks_for, check
+from refmoe.kernels.arguments import Argument
+from refmoe.kernels.launch import Kernel, aligned, blocks_for, check
 from refmoe.kernels.launchers.formats import (
+    ROUNDINGS,
+    SCALING_LANES,
     TYPES,
+    VECTOR,
     Geometry,
-    Struct,
     code_dtype,
     format_struct,
     instance,
     scale_dtype,
+    type_code,
 )
 from refmoe.kernels.launchers.global_scale import amaxes_of, global_scales
 
 FILE = "quantize.cu"
-_THREADS = 256
+#: Vectors that a thread block takes at once, four a thread.
+CHUNK = 1024
+_THREADS, _MOST_THREADS = 256, 512
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a call works out from the shape of x and its format alone.
+
+    `lanes` hold a block of one row (0: other blocks), `vector` values go into a load,
+    `amaxes` says that the kernel wants each leading index' amax in place of its scale.
+    The kernel gets x, codes, scales, one of those, and `more`.
+    """
+
+    grid: Geometry
+    scales: tuple[int, ...]
+    codes_type: torch.dtype
+    scales_type: torch.dtype
+    lanes: int
+    vector: int
+    kernel: Kernel
+    blocks: int
+    threads: int
+    amaxes: bool
+    more: tuple[Argument, ...]
+
+
+@lru_cache(maxsize=1024)
+def plan(
+    shape: torch.Size, dtype: torch.dtype, format: BlockFormat, wide: bool, naive: bool
+) -> Plan:
+    """The kernel for a tensor of this shape, and its launch.
+
+    `wide`: it starts at a multiple of 16 bytes; `naive`: take the plain kernel.
+    """
+    grid = Geometry.of("quantize", shape, format)
+    lanes = grid.lanes(dtype.itemsize) if wide and not naive else 0
+    vector = grid.vector(dtype.itemsize) if wide else 1
+    size = grid.block_rows * grid.block_columns
+    whole = grid.down == grid.across == 1 and grid.per_lead > 16 * _THREADS
+    whole = whole and not (lanes or naive or format.global_scale)
+    chunks = blocks_for(grid.per_lead, CHUNK * vector)
+    struct = format_struct(format, grid.block_rows, grid.block_columns).tobytes()
+    by_chunk = struct, grid.per_lead, np.int32(chunks)
+    by_block = struct, grid.struct().tobytes()
+
+    def planned(
+        blocks: int, threads: int, kernel: Kernel, more: tuple[Argument, ...]
+    ) -> Plan:
+        return Plan(
+            grid, grid.scales(shape), code_dtype(format),
+            scale_dtype(format), lanes, vector, kernel, blocks, threads, whole, more,
+        )  # fmt: skip
+
+    def instantiated(name: str, *options: object) -> Kernel:
+        return Kernel(FILE, instance(name, dtype, format, *options))
+
+    if lanes:
+        kernel = instantiated("quantize_groups", min(lanes, SCALING_LANES), "i64")
+        return planned(grid.leads * chunks, _THREADS, kernel, by_chunk)
+    if naive or size < _THREADS:
+        kernel = Kernel(FILE, f"quantize_naive<{ROUNDINGS[format.rounding]}>")
+        more = (*by_block, type_code(dtype))
+        return planned(blocks_for(grid.blocks, 64), 64, kernel, more)
+    if whole:
+        kernel = instantiated("quantize_whole", vector)
+        return planned(grid.leads * chunks, _THREADS, kernel, by_chunk)
+    threads = 1 << (blocks_for(size, 4 * vector) - 1).bit_length()
+    threads = min(max(threads, 32), _MOST_THREADS)
+    return planned(
+        grid.blocks, threads, instantiated("quantize_tiles", vector), by_block
+    )
 
 
 def quantize(
@@ -43,54 +122,22 @@ def quantize(
     blocks and for a global scale that the format lacks.
     """
     format = preset(format) if isinstance(format, str) else format
-    check("quantize", "x", x, tuple(TYPES), tuple(x.shape))
-    grid = Geometry.of("quantize", x.shape, format)
-    struct = format_struct(format, grid.block_rows, grid.block_columns)
-    codes = torch.empty(x.shape, dtype=code_dtype(format), device=x.device)
-    scales = torch.empty(grid.scales(x), dtype=scale_dtype(format), device=x.device)
+    check("quantize", "x", x, tuple(TYPES), x.shape)
+    how = plan(x.shape, x.dtype, format, aligned(VECTOR, x), naive)
+    device = x.device
+    codes = torch.empty(x.shape, dtype=how.codes_type, device=device)
+    scales = torch.empty(how.scales, dtype=how.scales_type, device=device)
     wholes, decode = None, None
     if format.global_scale:
-        wholes, decode = global_scales(x, format, grid, struct, global_scale, naive)
+        wholes, decode = global_scales(x, format, how, global_scale)
     elif global_scale is not None:
         raise ValueError(
             f"quantize: {format.name} has no global scale; leave global_scale out"
         )
-    if grid.elements:
-        _encode(x, codes, scales, wholes, format, grid, struct, naive)
+    if how.grid.elements:
+        if how.amaxes:
+            wholes = amaxes_of(x, format, how, drop=False)
+        how.kernel(
+            how.blocks, how.threads, x, codes, scales, wholes, *how.more, device=device
+        )
     return Blocks(codes, scales, format, decode)
-
-
-def _encode(
-    x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor,
-    wholes: torch.Tensor | None, format: BlockFormat, grid: Geometry, struct: Struct,
-    naive: bool,
-) -> None:  # fmt: skip
-    """Fill codes and scales with the kernel that fits the blocks."""
-    size = grid.block_rows * grid.block_columns
-    vector = grid.vector(x)
-    whole_tensor = grid.blocks == grid.leads and grid.per_lead > 16 * _THREADS
-
-    def run(name: str, *more: object) -> Kernel:
-        return Kernel(FILE, instance(name, x, format, *more))
-
-    if not naive and grid.lanes(x):
-        run("quantize_groups", "i64")(
-            blocks_for(grid.elements, _THREADS * vector), _THREADS, x, codes, scales,
-            wholes, struct, grid.elements, grid.per_lead, device=x.device,
-        )  # fmt: skip
-    elif not naive and whole_tensor and wholes is None:
-        run("quantize_whole", vector)(
-            (blocks_for(grid.per_lead, _THREADS * vector), grid.leads), _THREADS,
-            x, amaxes_of(x, format, grid, lanes=1, drop=False), codes, scales, struct,
-            grid.per_lead, device=x.device,
-        )  # fmt: skip
-    elif not naive and size >= _THREADS:
-        run("quantize_tiles", vector)(
-            grid.blocks, _THREADS, x, codes, scales, wholes, struct, grid.struct(),
-            device=x.device,
-        )  # fmt: skip
-    else:
-        run("quantize_naive")(
-            blocks_for(grid.blocks, 64), 64, x, codes, scales, wholes, struct,
-            grid.struct(), device=x.device,
-        )  # fmt: skip

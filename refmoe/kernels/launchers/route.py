@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import get_args
 
-import numpy as np
 import torch
 
 from oracle.params import Params
 from oracle.spec import Layer, Routing
 from oracle.spec.routing import Renormalize, Score
 from refmoe.kernels.launch import Kernel, blocks_for, check
-from refmoe.kernels.launchers.formats import TYPES, Struct
+from refmoe.kernels.launchers.formats import TYPES
 from refmoe.kernels.launchers.permute import IDS
 
 #: The enumerators of Score, in the order of its names.
@@ -22,24 +23,14 @@ SCORES = {
 }  # fmt: skip
 _METHODS = ("topk", "sparsemixer", "hash")
 _BIASES = ("none", "selection", "logits")
+_LOGITS = tuple(TYPES)
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 #: What one warp takes: columns, and slots, groups and shared columns.
 _WARP_COLUMNS, _WARP = 1024, 32
 
-#: struct Router of route.cuh.
-_ROUTER = np.dtype(
-    [(name, "u8") for name in ("bias", "per_expert_scale", "table", "token_ids")]
-    + [("vocabulary", "i8")]
-    + [(name, "i4") for name in (
-        "choices", "shared", "top_k", "score", "method", "compares_logits", "bias_on",
-        "renormalize", "groups", "top_groups", "top2", "fill_zero", "bias_type",
-        "scale_type", "table_wide", "token_wide",
-    )]
-    + [(name, "f4") for name in (
-        "epsilon", "scale", "logits_scale", "softcap", "jitter",
-    )]
-    + [("padding", "u4")]
-)  # fmt: skip
+#: struct Router of route.cuh: bias, per-expert scale, hash table, token ids and the
+#: table's rows, then what depends on the layer and the types alone.
+_TENSORS, _RULES = struct.Struct("<4Qq"), struct.Struct("<16i5f4x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,32 +77,38 @@ def route_tokens(
 
     Raises TypeError and ValueError for tensors and methods that do not fit.
     """
-    check("route", "logits", logits, tuple(TYPES), (None, layer.logits_columns))
+    check("route", "logits", logits, _LOGITS, (None, layer.logits_columns))
     _check_method(layer)
-    struct = _struct(logits, params, layer, token_ids)
-    routing, tokens, device = layer.routing, len(logits), logits.device
-    k, columns = layer.top_k, layer.logits_columns
+    router = _router(logits, params, layer, token_ids)
+    routing, tokens, device = layer.routing, logits.shape[0], logits.device
+    k, columns = layer.top_k, logits.shape[1]
     ids = torch.empty((tokens, k), dtype=torch.int32, device=device)
     weights = torch.empty((tokens, k), dtype=torch.float32, device=device)
     shape = (tokens, routing.shared_logits)
     shared = torch.empty(shape, dtype=torch.float32, device=device)
-    sizes = (k, routing.groups, routing.shared_logits)
-    fits = columns <= _WARP_COLUMNS and max(sizes) <= _WARP
-    dtype = TYPES[logits.dtype]
-    if naive or not fits or routing.method == "sparsemixer":
+    fits = columns <= _WARP_COLUMNS and k <= _WARP and routing.groups <= _WARP
+    if (
+        naive or not fits or routing.shared_logits > _WARP
+        or routing.method == "sparsemixer"
+    ):  # fmt: skip
         scratch = torch.empty((tokens, columns, 4), dtype=torch.float32, device=device)
-        Kernel("route_naive.cu", f"route_naive<{dtype}>")(
+        Kernel("route_naive.cu", f"route_naive<{TYPES[logits.dtype]}>")(
             blocks_for(tokens, 64), 64, logits, tokens, ids, weights, shared, scratch,
-            struct, device=device,
+            router, device=device,
         )  # fmt: skip
     else:
-        per_lane = 1 << (blocks_for(columns, _WARP) - 1).bit_length()
-        names = f"{dtype}, {SCORES[routing.score]}, {per_lane}"
-        Kernel("route.cu", f"route_warps<{names}>")(
-            blocks_for(tokens, 4), 128, logits, tokens, ids, weights, shared, struct,
+        _by_warps(logits.dtype, routing.score, columns)(
+            blocks_for(tokens, 4), 128, logits, tokens, ids, weights, shared, router,
             device=device,
         )  # fmt: skip
     return Routed(ids, weights, shared)
+
+
+@lru_cache
+def _by_warps(dtype: torch.dtype, score: Score, columns: int) -> Kernel:
+    per_lane = 1 << (blocks_for(columns, _WARP) - 1).bit_length()
+    names = f"{TYPES[dtype]}, {SCORES[score]}, {per_lane}"
+    return Kernel("route.cu", f"route_warps<{names}>")
 
 
 def compares_logits(routing: Routing) -> bool:
@@ -147,47 +144,53 @@ def _check_method(layer: Layer) -> None:
         )
 
 
-def _struct(
+def _router(
     logits: torch.Tensor, params: Params, layer: Layer, token_ids: torch.Tensor | None
-) -> Struct:
+) -> bytes:
     """struct Router, its tensors checked."""
     routing, choices, device = layer.routing, layer.routed_choices, logits.device
-    hashed = routing.method == "hash"
-    needed = {
-        "router_bias": routing.bias != "none",
-        "per_expert_scale": routing.per_expert_scale,
-        "hash_table": hashed,
-    }
-    tensors: dict[str, torch.Tensor | None] = {}
-    for name, need in needed.items():
-        tensors[name] = tensor = getattr(params, name) if need else None
-        if need and tensor is None:
-            raise ValueError(
-                f"route: Params.{name} is missing; the layer {layer.name!r} declares it"
-            )
-        if tensor is not None and name != "hash_table":
-            check("route", name, tensor, _FLOATS, (choices,), device)
-    table = tensors["hash_table"]
-    if table is not None:
+    bias = scale = table = None
+    if routing.bias != "none":
+        bias = _given(params.router_bias, "router_bias", layer)
+        check("route", "router_bias", bias, _FLOATS, (choices,), device)
+    if routing.per_expert_scale:
+        scale = _given(params.per_expert_scale, "per_expert_scale", layer)
+        check("route", "per_expert_scale", scale, _FLOATS, (choices,), device)
+    if routing.method == "hash":
+        table = _given(params.hash_table, "hash_table", layer)
         check("route", "hash_table", table, tuple(IDS), (None, layer.top_k), device)
         if token_ids is None:
             raise ValueError("route: token_ids are missing; hash routing looks them up")
-        check("route", "token_ids", token_ids, tuple(IDS), (len(logits),), device)
-    bias, scale = tensors["router_bias"], tensors["per_expert_scale"]
-    pointers = (bias, scale, table, token_ids if hashed else None)
-    values = (
-        *(0 if tensor is None else tensor.data_ptr() for tensor in pointers),
-        0 if table is None else len(table), choices, routing.shared_logits, layer.top_k,
-        get_args(Score).index(routing.score), _METHODS.index(routing.method),
-        int(compares_logits(routing)), _BIASES.index(routing.bias),
-        get_args(Renormalize).index(routing.renormalize), routing.groups,
-        routing.top_groups, int(routing.group_score == "top2"),
-        int(routing.masked_fill == "zero"), _float_type(bias), _float_type(scale),
-        _wide(table), _wide(token_ids), routing.epsilon,
+        check("route", "token_ids", token_ids, tuple(IDS), (logits.shape[0],), device)
+    pointers = (bias, scale, table, token_ids if table is not None else None)
+    types = (_float_type(bias), _float_type(scale), _wide(table), _wide(token_ids))
+    rows = 0 if table is None else len(table)
+    places = [0 if tensor is None else tensor.data_ptr() for tensor in pointers]
+    return _TENSORS.pack(*places, rows) + _rules(routing, choices, layer.top_k, types)
+
+
+def _given(tensor: torch.Tensor | None, name: str, layer: Layer) -> torch.Tensor:
+    """A tensor that the layer declares; ValueError where it is missing."""
+    if tensor is None:
+        raise ValueError(
+            f"route: Params.{name} is missing; the layer {layer.name!r} declares it"
+        )
+    return tensor
+
+
+@lru_cache(maxsize=1024)
+def _rules(
+    routing: Routing, choices: int, top_k: int, types: tuple[int, int, int, int]
+) -> bytes:
+    return _RULES.pack(
+        choices, routing.shared_logits, top_k, get_args(Score).index(routing.score),
+        _METHODS.index(routing.method), int(compares_logits(routing)),
+        _BIASES.index(routing.bias), get_args(Renormalize).index(routing.renormalize),
+        routing.groups, routing.top_groups, int(routing.group_score == "top2"),
+        int(routing.masked_fill == "zero"), *types, routing.epsilon,
         routing.scale if routing.scale_on == "weights" else 1.0, routing.logits_scale,
-        routing.softcap or 0.0, routing.jitter, 0,
+        routing.softcap or 0.0, routing.jitter,
     )  # fmt: skip
-    return np.array([values], _ROUTER)
 
 
 def _float_type(tensor: torch.Tensor | None) -> int:

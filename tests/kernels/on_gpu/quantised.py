@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 import torch
 from on_gpu.place import DTYPES, Place, name_of
@@ -41,9 +42,10 @@ def conversions(place: Place) -> Iterator[Check]:
         want = formats.encode(values, name, rounding)  # type: ignore[arg-type]
         equal(run(expression, values, storage), want)
 
-    def encoded_shortly(name: str, short: bool) -> None:
+    def encoded_shortly(name: str, short: bool, four: bool) -> None:
         finite = values[values.isfinite()].contiguous()
-        expression = f"encode_finite_elements<element::{name}, {str(short).lower()}>"
+        options = f"{short}, {four}".lower()
+        expression = f"encode_finite_elements<element::{name}, {options}>"
         got = run(expression, finite, formats.get(name).storage)
         equal(got, formats.encode(finite, name))
 
@@ -56,7 +58,7 @@ def conversions(place: Place) -> Iterator[Check]:
         )
         x, s = x.to(place.device), s.to(place.device)
         got = torch.empty_like(x)
-        Kernel("convert.cu", "quotient_elements")(
+        Kernel("convert.cu", "quotient_elements<false>")(
             blocks_for(count, 256), 256, x, s, got, count, device=x.device
         )
         equal(got, (x.double() / s.double()).float())
@@ -90,10 +92,10 @@ def conversions(place: Place) -> Iterator[Check]:
         for rounding in ROUNDINGS:
             yield f"encode {name} {rounding}", lambda n=name, r=rounding: encoded(n, r)
         yield f"decode {name}", lambda n=name: decoded(n)
-        for short in (False, True):
+        for short, four in product((False, True), repeat=2):
             yield (
-                f"encode {name}, short way {short}",
-                lambda n=name, s=short: encoded_shortly(n, s),
+                f"encode {name}, short way {short}, four {four}",
+                lambda n=name, s=short, f=four: encoded_shortly(n, s, f),
             )
     yield "quotients", divided
 
