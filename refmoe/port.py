@@ -40,6 +40,9 @@ ATTRIBUTES: dict[str, str] = {
     "that may, the port's own choice among them",
     "batch_invariant": "bool: a token's bits do not depend on the batch",
     "mutates": "tuple of argument names that a call may change",
+    "on_arch": "function (arch) -> context manager: within it, calls run the code of "
+    "that architecture (sm_80); a port without it has one code",
+    "emulates": "tuple of architectures that `on_arch` stands in for without a GPU",
     "alignment": "int: bytes that pointers must be aligned to",
 }
 

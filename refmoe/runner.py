@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -75,7 +76,7 @@ def run(
     launch = placed(held)
     exposed: dict[str, Any] = {}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _code_for(port, case.arch):
             call = _bound(port, op, function, held, launch, exposed, tactic)
             if captured is None:
                 with launch.entered():
@@ -136,6 +137,12 @@ def _bound(
     arguments = [offered[field.name] for field in op.arguments]
     keywords = {key: item for key, item in keywords.items() if accepts(function, key)}
     return partial(function, *arguments, **keywords)
+
+
+def _code_for(port: Port, arch: str | None) -> AbstractContextManager[Any]:
+    """Where the port runs the code of the case's architecture, if it names one."""
+    enter = None if arch is None else port.get("on_arch")
+    return nullcontext() if enter is None else enter(arch)
 
 
 def _workspace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -17,14 +17,19 @@ def present() -> int | None:
 
 
 def divided(
-    archs: Sequence[str], device: int | None
+    archs: Sequence[str],
+    device: int | None,
+    *,
+    chosen: bool = False,
+    emulated: Collection[str] = (),
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Those whose code `device` executes, and those that it does not.
+    """Those whose code is executed, on `device` or emulated, and those never.
 
-    Code for sm_80 runs on every later GPU, code for sm_90a on that one alone.
+    Ports whose code can be `chosen` run that of every earlier GPU too; code for sm_90a
+    runs on that one alone. Others have only what `device` itself takes.
 
-    >>> divided(("sm_80", "sm_89", "sm_90a", "sm_100a"), 90)
-    (('sm_80', 'sm_89', 'sm_90a'), ('sm_100a',))
+    >>> divided(("sm_80", "sm_90", "sm_90a", "sm_100a"), 90, chosen=True)
+    (('sm_80', 'sm_90', 'sm_90a'), ('sm_100a',))
 
     Raises ValueError for a text that names no architecture.
     """
@@ -35,6 +40,9 @@ def divided(
         if found is None:
             raise ValueError(f"{arch!r} is no architecture; write for example sm_90a")
         number, own = int(found[1]), bool(found[2])
-        fits = device is not None and (number == device if own else number <= device)
+        if device is None:
+            fits = arch in emulated
+        else:
+            fits = number == device or (chosen and not own and number < device)
         (runs if fits else never).append(arch)
     return tuple(runs), tuple(never)

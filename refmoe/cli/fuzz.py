@@ -103,7 +103,15 @@ def fuzz(
         number, shards = rank_of(shard)
         if not 0 <= number < shards:
             raise ValueError(f"--shard {shard}: count from 0, as 0/4 to 3/4")
-        runs, never = archs.divided(arch.split(",") if arch else (), archs.present())
+        # What cannot be loaded, or read, is said before anything is started.
+        with hosting.opened() as (_, load):
+            loaded = load(ports)
+        device = archs.present()
+        emulated = set.intersection(*(set(p.get("emulates", ())) for p in loaded))
+        runs, never = archs.divided(
+            arch.split(",") if arch else (), device,
+            chosen=all(p.get("on_arch") for p in loaded), emulated=emulated,
+        )  # fmt: skip
         plan = Plan(
             tuple(ports), tuple(op or ()), tuple(model or ()), tuple(format_ or ()),
             tuple(regime or ()), runs, elements, seed, workers, number, shards,
@@ -111,13 +119,12 @@ def fuzz(
         limits = Limits(cases, None if minutes is None else 60 * minutes)
         place = corpus or state / "corpus"
         job = Job(plan, 0, state, hosting, limits, lines.read(place), database, study)
-        # What cannot be loaded, or read, is said before anything is started.
-        with hosting.opened() as (_, load):
-            load(ports)
         book = ledger or state / "ledger.toml"
         _entries(book)
+    for name in runs if device is None else ():
+        _say(console, f"{name}: emulated accumulators stand in for its matrix units")
     for name in never:
-        _say(console, f"{name} never ran: this machine cannot execute it")
+        _say(console, f"{name} never ran: nothing here executes its code")
     if arch and not runs:
         raise typer.Exit(3)
     with usage(), _progress(console, limits.cases, quiet) as watch:

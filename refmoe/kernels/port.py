@@ -28,13 +28,14 @@ from refmoe.kernels.launchers.permute import permute
 from refmoe.kernels.launchers.prepare import prepare
 from refmoe.kernels.launchers.quantize import quantize
 from refmoe.kernels.launchers.route import route
+from refmoe.kernels.paths import on_arch
 
 __all__ = [
     "activate", "activate_quantize", "alignment", "batch_invariant", "combine",
     "declares", "dequantize", "deterministic", "device", "experts", "graph_safe",
     "grouped_gemm", "grouped_quantize", "moe", "name", "numerics", "omni_experts",
-    "omni_route", "omni_route_backward", "permute", "prepare", "quantize", "route",
-    "stable", "supports", "tactics",
+    "omni_route", "omni_route_backward", "on_arch", "permute", "prepare", "quantize",
+    "route", "stable", "supports", "tactics",
 ]  # fmt: skip
 
 #: Ops that take a GEMM backend.

@@ -217,6 +217,11 @@ def test_closest_is_the_port_with_the_least_error() -> None:
 
 
 def test_archs_that_nothing_here_executes_are_told() -> None:
-    assert divided(("sm_80", "sm_90a"), None) == ((), ("sm_80", "sm_90a"))
+    asked = ("sm_80", "sm_90", "sm_90a", "sm_100a")
+    assert divided(asked, None) == ((), asked)
+    assert divided(asked, None, emulated=["sm_80", "sm_75"]) == (asked[:1], asked[1:])
+    # Code that cannot be chosen is that of the GPU at hand.
+    assert divided(asked, 90, emulated=asked) == (asked[1:3], (asked[0], asked[3]))
+    assert divided(asked, 100, chosen=True) == ((*asked[:2], asked[3]), asked[2:3])
     with pytest.raises(ValueError, match="'hopper' is no architecture; write"):
         divided(("hopper",), 90)
