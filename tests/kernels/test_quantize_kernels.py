@@ -247,8 +247,8 @@ def test_quantize_indexes_with_the_index_type(emulated: None) -> None:
     expression = "quantize_groups<bf16, element::e4m3, kNearestEven, kPower, 4, u16>"
     chunks = x.numel() // 8 // 1024
     Kernel("quantize.cu", expression)(
-        chunks, 256, x, narrow, whole.scales.clone(), None, format_struct(format, 1, 32),
-        x.numel(), np.int32(chunks), device=x.device,
+        chunks, 256, x, narrow, whole.scales.clone(), None,
+        format_struct(format, 1, 32), x.numel(), np.int32(chunks), device=x.device,
     )  # fmt: skip
     assert not torch.equal(narrow, whole.codes)
 

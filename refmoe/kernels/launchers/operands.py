@@ -96,7 +96,7 @@ def check_matrix(
     codes = matrix.codes
     dtype = torch.uint8 if isinstance(matrix, Packed) else code_dtype(matrix.format)
     check(op, f"{name}.codes", codes, (dtype,), (None,) * axes, device)
-    shape = Geometry.of(op, matrix.shape, matrix.format).scales(codes)
+    shape = Geometry.of(op, matrix.shape, matrix.format).scales(codes.shape)
     if isinstance(matrix, Packed) and matrix.packing == "nibbles_sm90":
         *lead, rows, across = shape
         shape = (*lead, rows // 64, across // 4, 16, 16)
