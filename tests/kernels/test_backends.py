@@ -16,7 +16,7 @@ import torch
 from oracle.blocks import quantize
 from oracle.params import Params
 from oracle.spec import Activation, Layer
-from refmoe.kernels.launchers import libraries
+from refmoe.kernels.launchers import libraries, tactics
 from refmoe.kernels.launchers.apart import by_expert
 from refmoe.kernels.launchers.backends import backend, grouped_gemm, names
 from refmoe.kernels.launchers.experts import experts
@@ -42,10 +42,11 @@ def test_backends_leave_out_tactics_that_do_not_fit(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setitem(tactics.TACTICS, "huge", tactics.Tactic(2, 4, 4, 8, 4))
     monkeypatch.setenv("REFMOE_TARGET", "sm_90a")
-    assert "mma_128x256" in names()
+    assert "mma_huge" in names()
     monkeypatch.setenv("REFMOE_TARGET", "sm_89")
-    assert "mma_128x256" not in names()
+    assert "mma_huge" not in names()
     assert "mma_medium" in names()
 
 

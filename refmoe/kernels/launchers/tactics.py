@@ -79,18 +79,10 @@ class Tactic:
 #: All give the same bits: they add up along k in the same order.
 TACTICS: dict[str, Tactic] = {
     "small": Tactic(1, 4, 1, 4, 4),
-    "medium": Tactic(2, 2, 2, 4, 3),
-    "32x128": Tactic(1, 4, 2, 4, 4),
-    "64x128": Tactic(1, 4, 4, 4, 4),
-    "64x256": Tactic(1, 4, 4, 8, 3),
-    "96x128": Tactic(2, 2, 3, 8, 3),
-    "128x128": Tactic(2, 2, 4, 8, 3),
-    "160x128": Tactic(2, 2, 5, 8, 3),
-    "128x256": Tactic(2, 4, 4, 8, 4),
-    "256x128": Tactic(4, 2, 4, 8, 4),
+    "medium": Tactic(1, 4, 4, 4, 4),
+    "large": Tactic(2, 2, 3, 8, 3),
+    "huge": Tactic(2, 2, 4, 8, 3),
 }
-#: Taken where nothing was measured: the first whose rows an expert's fit in.
-USUAL = ("small", "32x128", "64x128", "128x128")
 #: Bytes of shared memory that a block may take; elsewhere what every GPU has.
 _SHARED = {
     "sm_80": 163 << 10, "sm_90a": 227 << 10, "sm_100a": 227 << 10, EMULATED: 227 << 10,
@@ -106,8 +98,8 @@ def shared_limit(target: str) -> int:
 def tactics(target: str) -> dict[str, Tactic]:
     """Those that fit a GPU of compile target `target`, with bf16 operands.
 
-    >>> "128x256" in tactics("sm_90a"), "128x256" in tactics("sm_89")
-    (True, False)
+    >>> sorted(tactics("sm_89"))
+    ['huge', 'large', 'medium', 'small']
     """
     how = Instruction("bf16", "Values<bf16>", "Values<bf16>", False, 0)
     limit = shared_limit(target)

@@ -18,7 +18,6 @@ from refmoe.kernels.launchers.tactics import (
     EMULATED,
     FILE,
     TACTICS,
-    USUAL,
     Instruction,
     Tactic,
     bits_of,
@@ -28,6 +27,8 @@ from refmoe.kernels.launchers.tactics import (
 
 #: Products of two int8 codes that an int32 sum holds.
 _DEEPEST = (2**31 - 1) // 128**2
+#: The tactics that scales leave as they are.
+_SCALED = ("small", "medium")
 #: Bytes of a matrix whose rows 32 bits count in steps of 16.
 _LARGEST = 16 * (2**32 - 1)
 
@@ -136,15 +137,15 @@ def _target(gemm: Gemm) -> str:
 
 
 def choice(gemm: Gemm, how: Instruction, target: str) -> Tactic:
-    """The kept choice, else by the rows that an expert has on average."""
+    """The kept choice, else the first whose tile holds the rows of most experts."""
     offered = tactics(target)
     kept = tuning.chosen(tactic_key(gemm, target), tuple(offered.values()))
     if kept is not None:
         return kept
-    each = gemm.rows / max(gemm.w.shape[0], 1)
-    usual = ("small", "medium") if how.scaled else USUAL
-    fitting = (name for name in usual if each <= offered[name].height)
-    return offered[next(fitting, usual[-1])]
+    # A quarter more than the average: few experts then need a second tile.
+    rows = 1.25 * gemm.rows / max(gemm.w.shape[0], 1)
+    usual = [t for name, t in offered.items() if not how.scaled or name in _SCALED]
+    return next((tactic for tactic in usual if rows <= tactic.height), usual[-1])
 
 
 def _storage(name: str) -> str:
