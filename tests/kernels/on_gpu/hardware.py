@@ -36,14 +36,12 @@ from refmoe.kernels import compiler  # noqa: E402
 Findings = dict[str, Any]
 
 
-def attempt(findings: Findings, name: str, action: Callable[[], object]) -> bool:
+def attempt(findings: Findings, name: str, action: Callable[[], object]) -> None:
     """Run an action; what breaks is recorded under `name`."""
     try:
         action()
     except Exception:
         findings.setdefault("failed", {})[name] = traceback.format_exc(limit=-4)
-        return False
-    return True
 
 
 def _put(section: Findings, name: str, part: Callable[[], Any]) -> None:

@@ -57,8 +57,8 @@ def rounding(prober: Prober) -> None:
 def floor(prober: Prober) -> None:
     """The exponent below which the grain does not shrink."""
     one = prober.found["blocks"][0][0]
-    least = FLOATS[prober.unit.result]
-    quantum = least.least - least.mantissa
+    result = FLOATS[prober.unit.result]
+    quantum = result.least - result.mantissa
     found = prober.found
     if found["out_rounding"] == "even":
         # Rounding to nearest hides what lies so far below.
