@@ -153,8 +153,10 @@ def single_elements() -> dict[str, int]:
     return {"of": y.numel(), "moved": _PLACES + 2, "caught": caught}
 
 
-def smallest_rejected() -> dict[str, dict[str, float | int | None]]:
-    """For the bounds, and each rule of others, the least that is rejected.
+def smallest_rejected(
+    names: Sequence[str] = (),
+) -> dict[str, dict[str, float | int | None]]:
+    """For the bounds, and each rule of others (or some), the least that is rejected.
 
     `scale` is the relative error of a whole output, `elements` how many of 2^20 have to
     be zero, in an order drawn once.
@@ -183,6 +185,7 @@ def smallest_rejected() -> dict[str, dict[str, float | int | None]]:
     return {
         name: {"scale": _finest(rejects, scaled), "elements": _fewest(rejects, emptied)}
         for name, rejects in known.items()
+        if not names or name in names
     }
 
 
