@@ -26,6 +26,7 @@ from on_gpu import (  # noqa: E402
     launching,
     machine,
     multiplied,
+    older,
     quantised,
     times,
     touching,
@@ -52,10 +53,11 @@ CORRECT: dict[str, Section] = {
     "packed weights": multiplied.packing,
     "drop-ins": dropped.dropping_in,
     "judge": judged.judging,
+    "judge, older GPUs": older.judging,
     "again, streams": launching.repeating,
 }
 #: A little of everything, for the sanitizers.
-_SAMPLED = {name: run for name, run in CORRECT.items() if name != "judge"}
+_SAMPLED = {name: run for name, run in CORRECT.items() if "judge" not in name}
 TOUCH: dict[str, Section] = {"sample": partial(touching.touching, _SAMPLED)}
 ONLY_GPU: dict[str, Section] = {
     "graph capture": launching.capturing,
