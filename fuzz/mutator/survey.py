@@ -80,6 +80,10 @@ def survey(plan: Plan, pool: Pool) -> list[Item]:
     # Every process gets of everything: none has all that is slow.
     count = max(1, min(len(items), pool.workers * _PARTS))
     chunks = [items[number::count] for number in range(count)]
+    # They begin in different places: what one has compiled the others find.
+    for number, chunk in enumerate(chunks):
+        start = number * len(chunk) // count
+        chunk[:] = chunk[start:] + chunk[:start]
 
     def task(chunk: Sequence[Item]) -> Task:
         return lambda tell: surveyed(plan, chunk, tell)
