@@ -11,7 +11,7 @@ __device__ __forceinline__ void activate_values(const In* gate_up, i64 row, i64 
   if (p.alphas) p.alpha = p.alphas[expert];
   if (p.betas) p.beta = p.betas[expert];
   if (p.limits) p.limit = p.limits[expert];
-  const In* from = gate_up + row * width * (kGated ? 2 : 1) + column;
+  const In* from = gate_up + Offset(row * width * (kGated ? 2 : 1) + column);
   Held<In, N> gate{};
   if (kGated) gate = hold<In, N>(from);
   const Held<In, N> up = hold<In, N>(kGated ? from + width : from);
@@ -33,7 +33,7 @@ activate_rows(const In* gate_up, const Id* experts, const float* weights, Out* i
   float values[N];
   activate_values<In, C, N>(gate_up, row, column, width, parameters, experts ? experts[row] : 0,
                             weights, values);
-  put(intermediate + row * width + column, round_all<Out>(values));
+  put(intermediate + Offset(row * width + column), round_all<Out>(values));
 }
 
 // The same, quantised in blocks of one row, which lie on lanes = columns / 8 neighbouring lanes, of
@@ -64,7 +64,7 @@ activate_quantize(const In* gate_up, const Id* experts, const float* weights, u8
   quantize_lanes<Mid, Element, R, K, S>(rounded, 1 << shift, format, none, stored, made);
 #pragma unroll
   for (int u = 0; u < U; ++u)
-    if (first + 32 * u < count) put(codes + row * width + i64(first + 32 * u) * N, made[u]);
+    if (first + 32 * u < count) put(codes + Offset(row * width + (first + 32 * u) * N), made[u]);
   if ((lane & ((1 << shift) - 1)) >= S) return;
 #pragma unroll
   for (int s = 0; s < U / S; ++s) {

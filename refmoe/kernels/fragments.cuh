@@ -116,7 +116,8 @@ template <class S, class T, int Rows, int Threads> struct Copies {
     for (int i = 0; i < kCount; ++i) {
       if (Rows % kEvery && int(threadIdx.x) / T::kPieces + i * kEvery >= Rows) break;
       const i32 valid = left > 0 && rows[i] != kNone ? 16 : 0;
-      copy_async(stage + to + i * kEvery * T::kPitch, from + u64(rows[i]) * 16, valid);
+      const Offset at = Offset(rows[i]) * 16;
+      copy_async(stage + to + i * kEvery * T::kPitch, from + at, valid);
     }
     from += T::kPitch;
     left -= T::kPitch;

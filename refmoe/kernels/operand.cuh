@@ -41,7 +41,7 @@ __device__ __forceinline__ u32 interleaved_nibble(const void* elements, i64 row,
 
 // The element of row `row` (counted over all leads) at k, without its scale. Exact.
 __device__ __forceinline__ float element_of(const Operand& from, i64 row, i64 k) {
-  const i64 i = row * from.depth + k;
+  const Offset i = Offset(row * from.depth + k);
   const u8* bytes = static_cast<const u8*>(from.elements);
   switch (from.stored) {
     case kValuesBf16: return to_float(static_cast<const bf16*>(from.elements)[i]);

@@ -12,8 +12,8 @@ weigh_rows(const T* from, const i32* slots, i32 count, i32 choices, const float*
   const i32 slot = slots[row];
   float value = 0.0f;
   if (slot >= 0 && slot < count)
-    value = __fmul_rn(to_float(from[i64(slot / choices) * columns + column]), weights[slot]);
-  to[row * columns + column] = from_float<Out>(value);
+    value = __fmul_rn(to_float(from[Offset(slot / choices * columns + column)]), weights[slot]);
+  to[Offset(row * columns + column)] = from_float<Out>(value);
 }
 
 // values[i] = 1 / (1 + exp(-values[i])), in place. Grid: ceil(count / block), any block.

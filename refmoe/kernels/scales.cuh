@@ -101,31 +101,31 @@ __device__ __noinline__ Whole whole_of(float amax, const Format& format) {
   return {encode, divide(1.0f, encode)};
 }
 
-// E4M3 block scale under the whole tensor's scale; every operation is one of fp32.
+// E4M3 block scale under the whole tensor's scale, and what values are multiplied by (divided by,
+// under modelopt); every operation is one of fp32.
+template <Kind K>
 __device__ __forceinline__ u32 e4m3_scale(float amax, const Format& format, Whole whole) {
   const float maximum = format.maximum;
   float scale;
-  if (format.recipe == kTe) {
+  if (K == kDivided) {
+    scale = fmaxf(divide(amax, __fmul_rn(maximum, whole.decode)), power_of_two(-9));
+  } else if (format.recipe == kTe) {
     scale = __fmul_rn(amax, __fmul_rn(whole.encode, divide(1.0f, maximum)));
   } else if (format.recipe == kFlashinfer) {
     scale = __fmul_rn(whole.encode, __fmul_rn(amax, divide(1.0f, maximum)));
-  } else if (format.recipe == kTorchao) {
-    scale = fmaxf(divide(divide(amax, maximum), whole.decode), power_of_two(-6));
-  } else if (format.recipe == kModelopt) {
-    scale = fmaxf(divide(amax, __fmul_rn(maximum, whole.decode)), power_of_two(-9));
   } else {
-    scale = __fmul_rn(divide(amax, maximum), whole.encode);
+    scale = divide(amax, maximum);
+    if (format.recipe == kTorchao) scale = fmaxf(divide(scale, whole.decode), power_of_two(-6));
+    else scale = __fmul_rn(scale, whole.encode);
   }
   return stored_scale(scale, kE4m3);
 }
-
+template <Kind K>
 __device__ __forceinline__ float e4m3_operand(u32 stored, const Format& format, Whole whole) {
-  const float scale = decode<element::e4m3>(stored);
-  if (format.recipe == kTorchao)
-    return scale == 0.0f ? 0.0f : divide(divide(1.0f, whole.decode), scale);
-  const float product = __fmul_rn(scale, whole.decode);
-  if (format.recipe == kModelopt) return scale == 0.0f ? infinity() : product;
-  if (format.recipe != kTe && scale == 0.0f) return 0.0f;
+  const float scale = decode<element::e4m3>(stored), product = __fmul_rn(scale, whole.decode);
+  if (K == kDivided) return scale == 0.0f ? infinity() : product;
+  if (scale == 0.0f && format.recipe != kTe) return 0.0f;
+  if (format.recipe == kTorchao) return divide(divide(1.0f, whole.decode), scale);
   return at_most_largest(divide(1.0f, product));
 }
 
@@ -144,16 +144,17 @@ __device__ __forceinline__ float inverse_of(float amax, const Format& format) {
   return at_most_largest(__fmul_rn(format.maximum, divide(1.0f, amax)));
 }
 
-// The scale of a block in fp32 arithmetic: all other formats.
+// The scale of a block in fp32 arithmetic: all other formats. A scale that divides is never a power
+// of two by rule.
+template <Kind K>
 __device__ __forceinline__ Scale computed_scale(float amax, const Format& format, Whole whole) {
-  const bool zero = amax == 0.0f;
-  const bool power = is_power(format);
+  const bool zero = amax == 0.0f, power = K != kDivided && is_power(format);
   if (!power) amax = at_most_largest(amax);
   if (amax < format.amax_floor) amax = format.amax_floor;
   if (format.scale_type == kE4m3) {
-    u32 stored = e4m3_scale(amax, format, whole);
+    u32 stored = e4m3_scale<K>(amax, format, whole);
     if (zero && format.has_zero_scale) stored = stored_scale(format.zero_scale, kE4m3);
-    return {stored, e4m3_operand(stored, format, whole)};
+    return {stored, e4m3_operand<K>(stored, format, whole)};
   }
   float value;
   if (power) {
@@ -167,11 +168,10 @@ __device__ __forceinline__ Scale computed_scale(float amax, const Format& format
   }
   if (zero && format.has_zero_scale) value = format.zero_scale;
   const u32 stored = stored_scale(value, format.scale_type);
-  if (format.apply == kByInverse && !power)
+  if (K != kDivided && format.apply == kByInverse && !power)
     return {stored, amax == 0.0f ? 0.0f : inverse_of(amax, format)};
   value = scale_value(stored, format.scale_type);
-  if (!power && format.apply == kByDivision)
-    return {stored, value == 0.0f ? infinity() : value};
+  if (K == kDivided) return {stored, value == 0.0f ? infinity() : value};
   return {stored, value == 0.0f ? 0.0f : at_most_largest(divide(1.0f, value))};
 }
 
@@ -179,7 +179,7 @@ __device__ __forceinline__ Scale computed_scale(float amax, const Format& format
 template <Kind K>
 __device__ __forceinline__ Scale scale_of(float amax, const Format& format, Whole whole) {
   if constexpr (K == kPower) return power_scale(amax, format);
-  else return computed_scale(amax, format, whole);
+  else return computed_scale<K>(amax, format, whole);
 }
 
 // The scale that marks a block as not a number.
@@ -203,12 +203,12 @@ __device__ __forceinline__ u32 get_scale(const void* scales, i64 index, int type
 }
 
 // Values whose type, kFp32, kBf16 or kFp16, is known when a kernel runs.
-__device__ __forceinline__ float get_float(const void* from, i64 i, int type) {
+__device__ __forceinline__ float get_float(const void* from, Offset i, int type) {
   if (type == kBf16) return to_float(static_cast<const bf16*>(from)[i]);
   if (type == kFp16) return to_float(static_cast<const fp16*>(from)[i]);
   return static_cast<const float*>(from)[i];
 }
-__device__ __forceinline__ void put_float(void* to, i64 i, float value, int type) {
+__device__ __forceinline__ void put_float(void* to, Offset i, float value, int type) {
   if (type == kBf16) static_cast<bf16*>(to)[i] = from_float<bf16>(value);
   else if (type == kFp16) static_cast<fp16*>(to)[i] = from_float<fp16>(value);
   else static_cast<float*>(to)[i] = value;

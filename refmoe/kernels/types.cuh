@@ -8,6 +8,7 @@ using u32 = unsigned int;
 using i32 = int;
 using u64 = unsigned long long;
 using i64 = long long;
+using Offset = u64;  // of an element in a tensor; narrowed, small tensors show who goes without
 
 constexpr u32 kSign = 0x80000000u;
 constexpr u32 kInfinity = 0x7F800000u;

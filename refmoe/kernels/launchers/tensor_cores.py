@@ -68,8 +68,8 @@ def tensor_cores(gemm: Gemm, tactic: Tactic | None = None) -> torch.Tensor:
     """The GEMM by mma.sync; what the units do not take goes to the naive kernel.
 
     Operands meet the unit as they are stored, codes as 16-bit floats that hold them
-    (int8 as it is); scales multiply the sums of their blocks. Every tactic gives the
-    same bits.
+    (int8 as it is, FP8 too: its own units keep some 14 bits of a sum up to Hopper);
+    scales multiply the sums of their blocks. Every tactic gives the same bits.
 
     Raises ValueError for a tactic that takes more shared memory than the target has.
     """
