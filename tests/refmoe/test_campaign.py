@@ -64,46 +64,53 @@ torch.set_num_threads(1)
 ops = ("activate", "combine")
 plan = Plan(("refmoe.gallery.mistakes:no_clamp",), ops, workers=1, elements=1 << 10)
 port = load(plan.ports[0])
-draw = random.Random(int(sys.argv[2]))
+seed, folders, kills, cases = map(int, sys.argv[2:])
+draw = random.Random(seed)
 
 def started(folder):
     folder.mkdir(exist_ok=True)
     child = os.fork()
     if not child:
-        job = Job(plan, 0, folder, None, Limits(150), study=0.0)
+        job = Job(plan, 0, folder, None, Limits(cases), study=0.0)
         run(job, [port], InProcess(), lambda: False)
         os._exit(0)
     return child
 
 root = Path(sys.argv[1])
 os.waitpid(started(root / "unbroken"), 0)
-for number in range(2):
+for number in range(folders):
     folder = root / f"killed-{number}"
-    for _ in range(2):
-        more = draw.randrange(1, 60)
+    for _ in range(kills):
+        more = draw.randrange(1, 2 * cases // (2 * kills + 1))
         path = path_of(folder, 0)
         size = lambda: path.read_bytes().count(b"\\n") if path.exists() else 0
         enough, child = size() + more, started(folder)
         while size() < enough:
             time.sleep(0.001)
+        # Somewhere in the cases that follow.
+        time.sleep(0.03 * draw.random())
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     os.waitpid(started(folder), 0)
 """
 
 
+@pytest.mark.parametrize(
+    "folders, kills, cases",
+    [(2, 2, 150), pytest.param(1, 25, 600, marks=pytest.mark.long)],
+)
 def test_campaign_killed_anywhere_gives_the_totals_of_an_unbroken_one(
-    tmp_path: Path,
+    tmp_path: Path, folders: int, kills: int, cases: int
 ) -> None:
     """Catches a case that is lost, counted twice, or drawn otherwise after a kill."""
-    script = [sys.executable, "-c", KILLS, str(tmp_path), str(os.getpid())]
-    subprocess.run(script, cwd=ROOT, check=True)
+    given = map(str, (tmp_path, os.getpid(), folders, kills, cases))
+    subprocess.run([sys.executable, "-c", KILLS, *given], cwd=ROOT, check=True)
     whole = read(path_of(tmp_path / "unbroken", 0))
     totals = Totals()
     totals.add(0, whole)
-    assert totals.cases == 150
+    assert totals.cases == cases
     assert totals.failures
-    for number in range(2):
+    for number in range(folders):
         lines = read(path_of(tmp_path / f"killed-{number}", 0))
         resumed = Totals()
         resumed.add(0, lines)
