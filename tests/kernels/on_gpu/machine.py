@@ -8,15 +8,20 @@ from collections.abc import Iterator
 import torch
 from on_gpu.launching import all_equal, calls, some_inputs
 from on_gpu.place import Place
-from on_gpu.report import Check, equal
+from on_gpu.report import Check, equal, inside
 
-from oracle import blocks
+from oracle import blocks, experts
+from oracle.bounds import exactly, rounded
+from oracle.numerics import Numerics
 from oracle.params import Blocks
 from refmoe.kernels import compiler
+from refmoe.kernels.launchers.backends import grouped_gemm
 from refmoe.kernels.launchers.combine import combine_rows
 from refmoe.kernels.launchers.dequantize import dequantize
 from refmoe.kernels.launchers.permute import gather
 from refmoe.kernels.launchers.quantize import quantize
+
+NUMERICS = Numerics()
 
 
 def older_targets(place: Place) -> Iterator[Check]:
@@ -102,3 +107,37 @@ def far_offsets(place: Place) -> Iterator[Check]:
     yield "mxfp8_e4m3", lambda: run("mxfp8_e4m3")
     yield "fp8_token", lambda: run("fp8_token")
     yield "gather and combine", rearranged
+    # The result, x, and the weights in turn have more than 2^31 elements.
+    for name, sizes in (
+        ("result", (2**20 + 64, 2, 2048, 64)),
+        ("x", (2**20 + 64, 2, 64, 2048)),
+        ("weights", (64, 5, 2**14, 2**15 - 64)),
+    ):
+        for tactic in (None, "naive"):
+            yield (
+                f"grouped GEMM, {name}, {tactic or 'tensor cores'}",
+                lambda s=sizes, t=tactic: multiplied(place, *s, t),
+            )
+
+
+def multiplied(
+    place: Place, rows: int, count: int, width: int, depth: int, tactic: str | None
+) -> None:
+    """A few rows and columns, the ends among them, judged; no other has a value."""
+    at = torch.tensor([0, 1, rows // 2, rows - 2, rows - 1])
+    columns = torch.tensor([0, 1, width // 2, width - 2, width - 1])
+    own = place.randn(len(at) + 1, depth, seed=3)[1:].bfloat16()
+    part = place.randn(count * len(columns) + 1, depth, seed=4)[1:].bfloat16()
+    part = part.view(count, len(columns), depth)
+    x = torch.zeros(rows, depth, dtype=own.dtype, device=place.device)
+    w = torch.zeros(count, width, depth, dtype=own.dtype, device=place.device)
+    x[at.to(place.device)] = own
+    w[:, columns.to(place.device)] = part
+    edges = torch.arange(count + 1) * rows // count
+    got = grouped_gemm(x, w, edges.to(place.device), tactic=tactic)
+    del x, w
+    edges = torch.searchsorted(at, edges)
+    tap = experts.grouped_gemm(exactly(own.cpu()), part.cpu(), edges, NUMERICS)
+    sample = got[at.to(place.device)][:, columns.to(place.device)].cpu()
+    inside(sample, rounded(tap, "bf16", NUMERICS))
+    assert int(got.count_nonzero()) == int(sample.count_nonzero()), "elsewhere"
