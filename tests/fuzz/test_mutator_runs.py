@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fuzz.mutator import __main__ as runs
 from fuzz.mutator import report as reports
 from fuzz.mutator.__main__ import main
 from fuzz.mutator.building import Build, alone, users
@@ -252,9 +253,11 @@ def test_explanations_on_file_are_whole() -> None:
 
 
 def test_run_goes_on_where_it_was_killed(
-    tmp_path: Path, one_thread: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path: Path, one_thread: None, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """Catches results that are lost, or run twice."""
+    monkeypatch.setattr(runs, "files", lambda: TEXTS)
     path = tmp_path / "report.json"
     words = [
         "run", "--emulate", "--json", str(path), "--profile", "quick", "--op",
@@ -265,15 +268,11 @@ def test_run_goes_on_where_it_was_killed(
     first = json.loads(path.read_text())["mutants"]
     assert len(first) == 1
     assert first[0]["status"] != "never ran"
-    capsys.readouterr()
     assert main([*words, "2"]) == 0
     second = json.loads(path.read_text())["mutants"]
+    # With the seconds that it took the first time.
     assert second[0] == first[0]
     assert len(second) == 2
-    # Of the mutants, the new one alone is announced.
-    told = [
-        line for line in capsys.readouterr().out.splitlines() if "combine.cu:" in line
-    ]
-    assert first[0]["id"] not in " ".join(told)
+    capsys.readouterr()
     assert main(["show", "--json", str(path)]) == 0
     assert first[0]["status"] in capsys.readouterr().out

@@ -37,6 +37,16 @@ __global__ void reversed(i32* out, i32 count) {
   out[blockIdx.x * blockDim.x + i] = second[i] + 100 * i32(blockIdx.x);
 }
 __global__ void racing(i32* out) { if (threadIdx.x < 40) *out = i32(threadIdx.x); }
+__global__ void ahead(i32* out) {
+  __shared__ i32 room[2];
+  i32 sum = 0;
+  for (i32 turn = 0; turn < 4; ++turn) {
+    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = turn;
+    __syncthreads();
+    sum += room[0] + room[1] + __shfl_sync(kAllLanes, 0, 0);
+  }
+  out[threadIdx.x] = sum;
+}
 __global__ void half_a_barrier(i32* out) {
   if (threadIdx.x < 8) __syncthreads();
   *out = 1;
@@ -98,7 +108,7 @@ def room(host_compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         emulator, "expand", lambda name, room=tmp_path: source.expand(name, room)
     )
     # All instances in one library: it is built once and then read from disk.
-    names = ("lanes", "reversed", "racing", "half_a_barrier", "left_early",
+    names = ("lanes", "reversed", "racing", "ahead", "half_a_barrier", "left_early",
              "other_masks", "outside", "tiles", "octets", "late",
              "crooked")  # fmt: skip
     monkeypatch.setattr(emulator.catalogue, "instances", lambda: {"probe.cu": names})
@@ -144,6 +154,17 @@ def test_emulator_shows_races_by_the_order_of_threads() -> None:
         run("racing", 1, 64, out, seed=seed)
         last.add(int(out))
     assert len(last) > 1
+
+
+def test_emulator_shows_a_warp_that_runs_ahead() -> None:
+    """Catches shared memory that a warp overwrites while another still reads it."""
+    sums = set()
+    for seed in range(4):
+        out = torch.zeros(64, dtype=torch.int32)
+        run("ahead", 1, 64, out, seed=seed)
+        sums |= set(out.tolist())
+    assert 12 in sums
+    assert len(sums) > 1
 
 
 @pytest.mark.parametrize(

@@ -84,38 +84,11 @@ inline void resume(unsigned thread) {
   setcontext(&fibre.start);
 }
 
-inline unsigned common_divisor(unsigned a, unsigned b) {
-  return b ? common_divisor(b, a % b) : a;
-}
+}  // namespace simt
 
-// Threads of a block take turns in an order that `seed` picks: results must not depend on it.
-inline void run_block(unsigned seed) {
-  ++block_serial;
-  finished = barrier_arrived = 0;
-  memset(warps, 0, sizeof warps);
-  for (unsigned t = 0; t < threads; ++t) fibres[t].done = false;
-  unsigned stride = 1;
-  if (seed && threads > 1) {
-    stride = (seed * 2 + 1) % threads;
-    while (stride == 0 || common_divisor(threads, stride) != 1)
-      stride = stride % threads + 1;
-  }
-  while (finished < threads) {
-    const unsigned long long before = progress;
-    for (unsigned n = 0; n < threads && finished < threads; ++n) {
-      const unsigned t = static_cast<unsigned>((n * (unsigned long long)stride + seed) % threads);
-      if (!fibres[t].done) resume(t);
-    }
-    if (!error[0] && progress == before)
-      snprintf(error, sizeof error, "block %u: threads wait for a barrier that others never reach",
-               blockIdx.x);
-    if (error[0]) {
-      // Whoever is stuck in the middle of the kernel begins anew with the next launch.
-      for (unsigned t = 0; t < kThreads; ++t) fibres[t].begun = false;
-      return;
-    }
-  }
-}
+#include "turns.hpp"
+
+namespace simt {
 
 inline void barrier() {
   if (finished) fail("__syncthreads after a thread of the block has left");
