@@ -14,8 +14,8 @@ _PORT = (
     "activate", "activate_quantize", "alignment", "batch_invariant", "combine",
     "declares", "dequantize", "deterministic", "device", "experts", "graph_safe",
     "grouped_gemm", "grouped_quantize", "moe", "name", "numerics", "omni_experts",
-    "omni_route", "omni_route_backward", "permute", "prepare", "quantize", "route",
-    "stable", "supports", "tactics",
+    "omni_route", "omni_route_backward", "on_arch", "permute", "prepare", "quantize",
+    "route", "stable", "supports", "tactics",
 )  # fmt: skip
 _PREPARATIONS = ("interleaved", "restacked")
 

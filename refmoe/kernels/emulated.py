@@ -77,5 +77,6 @@ def __getattr__(name: str) -> Any:
         found = dict(vars(prepared(name)))
         found |= {key: _through_emulator(found[key]) for key in _RUN if key in found}
         found |= {"name": f"{__name__}:{name}", "device": device, "tactics": _naive}
+        found |= {"on_arch": on_arch, "emulates": emulates}
         return SimpleNamespace(**found)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

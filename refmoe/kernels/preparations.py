@@ -35,8 +35,9 @@ def prepared(name: str) -> SimpleNamespace:
     return SimpleNamespace(
         name=f"refmoe.kernels:{name}", device=port.device, numerics=port.numerics,
         declares=port.declares, stable=True, deterministic=True, batch_invariant=True,
-        supports=supports, tactics=tactics, prepare=partial(pack, **how),
-        experts=port.experts, moe=port.moe,
+        graph_safe=port.graph_safe, on_arch=port.on_arch, supports=supports,
+        tactics=tactics, prepare=partial(pack, **how), experts=port.experts,
+        moe=port.moe,
     )  # fmt: skip
 
 
