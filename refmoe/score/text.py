@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -50,6 +51,13 @@ def _matrix(part: Part) -> Iterator[str]:
     for key, title in (("alone", "all"), ("alone_of_kind", "their kind")):
         idle = (one["property"] for one in part["properties"] if not one[key])
         yield f"kill nothing alone of {title}: {', '.join(idle) or 'none'}"
+    shown = Counter(
+        stage
+        for one in part["mutants"]
+        for stage in {stage for _, stage in one["killed_by"].values()}
+    )
+    stages = (f"{stage} {count}" for stage, count in shown.most_common())
+    yield f"mutants shown at: {', '.join(stages)}"
     for key, title in (("group", "classes"), ("op", "ops"), ("at", "stages")):
         table = part["coverage"][key]
         counts = (f"{name or '-'} {k}/{n}" for name, (k, n) in table.items())

@@ -85,6 +85,7 @@ def shared_gate_and_up_swapped(
 ) -> Tensor:
     """The shared expert's gate and up change places, the others' do not."""
     both = params.shared_gate_up
+    assert both is not None
     swapped: Tensor | Blocks
     if isinstance(both, Tensor):
         swapped = both.roll(len(both) // 2, 0)

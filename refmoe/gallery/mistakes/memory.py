@@ -115,3 +115,35 @@ def absent_experts_are_the_first(
     if params.gate_up.shape[0] < layer.experts:
         ids = ids.clamp(min=0)
     return stage(x, ids, weights, params, layer, taps)
+
+
+@mistake("moe", shows="an output buffer with something behind its end")
+def tail_stored_without_a_mask(
+    stage: Stage,
+    x: Tensor,
+    logits: Tensor,
+    params: Params,
+    layer: Layer,
+    *,
+    token_ids: Tensor | None = None,
+    out: Tensor,
+) -> None:
+    """The last tile is stored whole: a row behind the last token is written too."""
+    out.copy_(stage.honest(x, logits, params, layer, token_ids=token_ids))
+    storage = out.untyped_storage()
+    whole = torch.empty(0, dtype=out.dtype).set_(
+        storage, out.storage_offset(), (len(out) + 1, out.shape[1]), out.stride()
+    )
+    whole[-1] = 0.0
+
+
+@mistake("activate", shows="rows that are wider than they look")
+def padding_cleared_in_place(
+    stage: Stage, gate_up: Tensor, params: Params, layer: Layer, expert: Tensor
+) -> Tensor:
+    """What lies between the rows of a view is zeroed, as if it were padding."""
+    rows, wide = len(gate_up), gate_up.stride(0) if gate_up.ndim else 0
+    if rows > 1 and gate_up.stride(1) == 1 and wide > gate_up.shape[1]:
+        between = gate_up.as_strided((rows - 1, wide), (wide, 1))
+        between[:, gate_up.shape[1] :] = 0.0
+    return stage(gate_up, params, layer, expert)
