@@ -7,6 +7,7 @@ import os
 import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,12 @@ def _hint(name: str) -> str:
     return suggestion(name, PARTS)
 
 
+@cache
 def commit() -> str:
-    """The commit of the checkout that this code lies in, "" where it lies in none."""
+    """The commit of the checkout that this code lies in, "" where it lies in none.
+
+    As it was when first asked: what is written later changes a checkout too.
+    """
     here = Path(__file__).resolve().parent
     try:
         done = subprocess.run(
