@@ -40,10 +40,18 @@ PROPERTIES: dict[str, str] = {
 
 
 def property_called(name: str) -> str:
-    """The property of that name, or raises ValueError with the closest one."""
+    """The property of that name that has cases of its own.
+
+    Raises ValueError for an unknown one, with the closest, and for guards and contracts.
+    """
     if name not in PROPERTIES:
         raise ValueError(
             f"score: no property is called {name!r}; {suggestion(name, PROPERTIES)}"
+        )
+    if name.startswith(("guard:", "contract:")):
+        raise ValueError(
+            f"score: {name} is watched in every case and has none of its own; name a "
+            "regime, profile or law"
         )
     return name
 

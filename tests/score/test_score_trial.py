@@ -206,6 +206,8 @@ def test_matrix_unknown_names_are_refused() -> None:
         ValueError, match="no property is called 'regime:rand'; did you"
     ):
         property_called("regime:rand")
+    with pytest.raises(ValueError, match="guard:gaps is watched in every case"):
+        property_called("guard:gaps")
     kinds = matrix.chosen(["zeros", "no_clamp"])
     assert kinds == {"mistake": ["no_clamp"], "cheat": ["zeros"]}
 
