@@ -202,11 +202,12 @@ def verify(
     seen: Callable[[Record], None] = lambda record: None,
     runner: Runner | None = None,
     pictures: int = 0,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> list[Record]:
     """Check `count` cases of every cell on every port that has the op; `seen` each.
 
     Then so many `hearings` of each law on each op of each port. So many findings of
-    each op and subject of a port get `pictures`.
+    each op and subject of a port get `pictures`. Once `stopped`, no case begins.
     """
     verifier = Verifier(runner=runner or InProcess(), album=Album(pictures))
     records = []
@@ -215,6 +216,8 @@ def verify(
     for port, cell, case in announced(plan, verifier.runner):
         records.append(verifier.check(port, case, cell))
         seen(records[-1])
+        if stopped():
+            break
     return [verifier.settled(record) for record in records]
 
 

@@ -30,7 +30,7 @@ ROOMS = {
         port loading regimes problem results arrangement compare vacuity
         stages reference judged evidence declarations
         graph guard runner judge exhibit laws worker strategies shrink diagnose identify
-        profiles plan schedule undeclared departure record verify study campaign
+        profiles plan schedule undeclared departure record interrupt verify study campaign
         bench exchange expected report score plugin cli conformance __main__
     """.split(),
 }

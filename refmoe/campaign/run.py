@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 
 from refmoe.campaign.plan import claim
 from refmoe.campaign.processes import server
 from refmoe.campaign.state import Tail, path_of
 from refmoe.campaign.stream import Job, work
 from refmoe.campaign.totals import Totals
+from refmoe.interrupt import interrupted
 
 #: Seconds between two looks at the streams.
 _PAUSE = 0.25
@@ -47,7 +45,7 @@ def campaign(job: Job, watch: Watch = lambda totals: None) -> tuple[Totals, list
         )
         for number in job.plan.streams
     }
-    with _interrupted(stop.set):
+    with interrupted(stop.set):
         for process in processes.values():
             process.start()
         found = _watched(job.folder, processes, watch)
@@ -75,20 +73,3 @@ def _watched(folder: Path, processes: dict[int, BaseProcess], watch: Watch) -> T
     for process in processes.values():
         process.join()
     return found
-
-
-@contextmanager
-def _interrupted(stop: Callable[[], None]) -> Iterator[None]:
-    """Signals that ask for the end call `stop`; a second one ends it at once."""
-
-    def asked(number: int, frame: FrameType | None) -> None:
-        stop()
-        signal.signal(number, old[signal.Signals(number)])
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    old = {number: signal.signal(number, asked) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event
 
 import torch
 
 from refmoe.case import format_names, model_names, model_of
 from refmoe.cli.hosting import Hosting, Load
 from refmoe.expected import read
+from refmoe.interrupt import interrupted
 from refmoe.laws import LAWS, Law, law_called
 from refmoe.parse import LARGEST, parse
 from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, cells
@@ -146,18 +148,24 @@ def run_verify(
         terminal.header(console, ports, total)
         console.print(str(hosting), highlight=False, soft_wrap=True)
         start = time.perf_counter()
-        with terminal.progress(console, total) as seen:
+        asked = Event()
+        with terminal.progress(console, total) as seen, interrupted(asked.set):
             records = verify(
                 ports, grid, count,
                 seed=seed, laws=laws, hearings=hearings, pictures=files.pictures,
-                seen=seen, runner=runner,
+                seen=seen, runner=runner, stopped=asked.is_set,
             )  # fmt: skip
         seconds = time.perf_counter() - start
-        if study and any(record.kind.failed for record in records):
+        if len(records) < total:
+            console.print(
+                f"interrupted: {len(records)} of {total} cases", style="bold red",
+                highlight=False,
+            )  # fmt: skip
+        elif study and any(record.kind.failed for record in records):
             console.print("studying the failures ...", style="dim", highlight=False)
             verifier = Verifier(runner=runner)
             records = studied(records, ports, verifier, seconds=study)
-    run = Run([*map(about, ports)], records, seed, seconds, expected)
+    run = Run([*map(about, ports)], records, seed, seconds, expected, total)
     terminal.table(console, records)
     terminal.show(console, run)
     terminal.summary(console, records, seconds)

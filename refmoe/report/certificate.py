@@ -33,6 +33,7 @@ def certificate(run: Run) -> dict[str, Any]:
         "schema": SCHEMA,
         "status": run.status,
         "executed": sum(record.kind.executed for record in records),
+        "planned": max(run.planned, len(records)),
         "seed": run.seed,
         "seconds": round(run.seconds, 3),
         "versions": versions(),

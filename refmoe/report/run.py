@@ -10,6 +10,9 @@ from refmoe.report.about import About
 from refmoe.verdict import Finding
 from refmoe.verify import Record, findings, status
 
+#: The exit status of a run that was ended before it was through.
+INTERRUPTED = 130
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -20,6 +23,8 @@ class Run:
     seed: int = 0
     seconds: float = 0.0
     known: Sequence[Entry] = ()
+    #: Cases that would have run; more than there are records if it was interrupted.
+    planned: int = 0
 
     def excuse(self, record: Record) -> Entry | None:
         """The known failure that the record is, if it is one."""
@@ -42,10 +47,15 @@ class Run:
 
     @property
     def status(self) -> int:
-        """The exit status: 1 also where a known failure no longer fails."""
+        """The exit status: 1 also where a known failure no longer fails.
+
+        INTERRUPTED where cases are missing and nothing failed.
+        """
         failed = any(record.kind.failed for record in self.unexpected)
         if failed or any(standing.stale for standing in self.standings):
             return 1
+        if len(self.records) < self.planned:
+            return INTERRUPTED
         excused = [record for record in self.records if self.excuse(record)]
         return 0 if excused else status(self.records)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Findings shown for one port and op; the certificate holds all of them.
 SHOWN = 3
+#: Seconds between lines of progress where there is no terminal.
+_QUIET = 30.0
 _COLOURS = {
     Kind.BIT_EQUAL: "green", Kind.WITHIN: "green", Kind.WRONG: "bold red",
     Kind.CRASHED: "bold red", Kind.HUNG: "bold red", Kind.SUSPECT: "yellow",
@@ -44,10 +47,14 @@ def header(console: Console, ports: Sequence[Port], cases: int) -> None:
 
 @contextmanager
 def progress(console: Console, total: int) -> Iterator[Any]:
-    """A bar that advances by one record at a time; the first verdict gets a line."""
+    """A bar that advances by one record at a time; the first verdict gets a line.
+
+    Where there is no terminal for a bar, there is a line now and then.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     counts: Counter[Kind] = Counter()
+    told = time.monotonic()
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         console=console, transient=True,
@@ -64,6 +71,11 @@ def progress(console: Console, total: int) -> Iterator[Any]:
             counts[record.kind] += 1
             tally = "  ".join(f"{kind} {counts[kind]}" for kind in Kind if counts[kind])
             bar.update(task, advance=1, description=tally)
+            nonlocal told
+            if not console.is_terminal and time.monotonic() > told + _QUIET:
+                told = time.monotonic()
+                line = f"{counts.total()} of {total}  {tally}"
+                console.print(line, highlight=False, soft_wrap=True)
 
         yield seen
 

@@ -264,6 +264,32 @@ def test_deviations_are_listed_apart_once_for_each_op_and_model() -> None:
     assert "WRONG" not in text
 
 
+@pytest.mark.parametrize(
+    "kind, planned, status",
+    [(Kind.WITHIN, 1, 0), (Kind.WITHIN, 2, 130), (Kind.WRONG, 2, 1)],
+)
+def test_run_status_tells_an_interrupted_run(
+    kind: Kind, planned: int, status: int
+) -> None:
+    """Catches a run that passes for want of the cases that were left."""
+    run = Run((), [record(kind)], planned=planned)
+    assert run.status == status
+    assert certificate(run)["planned"] == planned
+
+
+def test_progress_without_a_terminal_gets_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(terminal, "_QUIET", -1.0)
+
+    def shown(console: Console) -> None:
+        with terminal.progress(console, 5) as seen:
+            seen(record(Kind.WITHIN))
+            seen(record(Kind.WRONG))
+
+    assert "2 of 5  WITHIN 1  WRONG 1" in printed(shown)
+
+
 def test_certificate_is_plain_json_and_complete() -> None:
     def moe(x: Any, logits: Any, params: Any, layer: Any) -> None: ...
 

@@ -75,6 +75,14 @@ def test_verify_is_clean_for_the_oracle_itself(honest: Any) -> None:
     assert findings(records) == []
 
 
+def test_verify_stops_after_the_case_in_hand(honest: Any) -> None:
+    """Catches an interruption that throws away what was judged before it."""
+    grid = ordinary(("permute",), "mixtral-8x7b", ("randn",))
+    answers = iter((False, False, True))
+    records = verify([port_of(honest())], grid, 8, stopped=lambda: next(answers))
+    assert len(records) == 3
+
+
 def test_schedule_visits_all_cells_before_any_second_case(honest: Any) -> None:
     port = port_of(honest())
     grid = ordinary(("moe", "permute", "quantize"), "mixtral-8x7b", ("randn",))
