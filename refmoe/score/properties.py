@@ -42,7 +42,7 @@ PROPERTIES: dict[str, str] = {
 def property_called(name: str) -> str:
     """The property of that name that has cases of its own.
 
-    Raises ValueError for an unknown one, with the closest, and for guards and contracts.
+    Raises ValueError for an unknown one, with the closest, for guards and contracts.
     """
     if name not in PROPERTIES:
         raise ValueError(
