@@ -13,12 +13,15 @@ __global__ void encode_elements(const float* values, u8* codes, i64 count) {
 template <class Format, bool Short, bool Four>
 __global__ void encode_finite_elements(const float* values, u8* codes, i64 count) {
   const i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (!Four && i < count) codes[i] = u8(encode_finite<Format, Short>(values[i]));
-  if (!Four || 4 * i >= count) return;
-  float own[4];
-  for (int n = 0; n < 4; ++n) own[n] = values[min(4 * i + n, count - 1)];
-  const u32 four = encode_four<Format, Short>(own);
-  for (int n = 0; n < 4 && 4 * i + n < count; ++n) codes[4 * i + n] = u8(four >> 8 * n);
+  if constexpr (Four) {
+    if (4 * i >= count) return;
+    float own[4];
+    for (int n = 0; n < 4; ++n) own[n] = values[min(4 * i + n, count - 1)];
+    const u32 four = encode_four<Format, Short>(own);
+    for (int n = 0; n < 4 && 4 * i + n < count; ++n) codes[4 * i + n] = u8(four >> 8 * n);
+  } else if (i < count) {
+    codes[i] = u8(encode_finite<Format, Short>(values[i]));
+  }
 }
 
 // quotients[i] = x[i] / s[i] through 1 / s[i]. Grid: ceil(count / block), any block.

@@ -98,26 +98,32 @@ template <class Format> __device__ __forceinline__ u32 convert_to_bytes(float lo
   return codes;
 }
 
+// The values of two FP8 codes.
+template <class Format>
+__device__ __forceinline__ void convert_from_bytes(u32 codes, float& low, float& high) {
+#if !defined(REFMOE_EMULATED) && __CUDA_ARCH__ >= 890
+  u32 halves;
+  if constexpr (Format::kMantissa == 3)
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(u16(codes)));
+  else asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"(u16(codes)));
+  asm("cvt.f32.f16 %0, %1;" : "=f"(low) : "h"(u16(halves)));
+  asm("cvt.f32.f16 %0, %1;" : "=f"(high) : "h"(u16(halves >> 16)));
+#endif
+}
+
 // The values of N codes, N a multiple of 4.
 template <class Format, int N>
 __device__ __forceinline__ void decode_all(const Held<u8, N>& codes, float (&values)[N]) {
-#if !defined(REFMOE_EMULATED) && __CUDA_ARCH__ >= 890
-  if constexpr (Format::kBits == 8 && !Format::kInteger) {
 #pragma unroll
-    for (int i = 0; i < N / 2; ++i) {
-      const u16 pair = u16(codes.words[i / 2] >> 16 * (i % 2));
-      u32 halves;
-      if constexpr (Format::kMantissa == 3)
-        asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(pair));
-      else asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"(pair));
-      asm("cvt.f32.f16 %0, %1;" : "=f"(values[2 * i]) : "h"(u16(halves)));
-      asm("cvt.f32.f16 %0, %1;" : "=f"(values[2 * i + 1]) : "h"(u16(halves >> 16)));
+  for (int i = 0; i < N; i += 2) {
+    const u32 pair = codes.words[i / 4] >> 8 * (i % 4);
+    if constexpr (Format::kBits == 8 && !Format::kInteger && kConvertsToBytes) {
+      convert_from_bytes<Format>(pair, values[i], values[i + 1]);
+    } else {
+      values[i] = decode<Format>(pair & 255u);
+      values[i + 1] = decode<Format>(pair >> 8 & 255u);
     }
-    return;
   }
-#endif
-#pragma unroll
-  for (int i = 0; i < N; ++i) values[i] = decode<Format>(codes.words[i / 4] >> 8 * (i % 4) & 255u);
 }
 
 // E2M1 has the values 0 to 2 in steps of 1/2, to 4 in steps of 1, to 6 in steps of 2: the code of
