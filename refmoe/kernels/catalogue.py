@@ -140,11 +140,11 @@ def _grouped() -> tuple[str, ...]:
 def _tensor_cores() -> tuple[str, ...]:
     """One tile for the operands of released models; others take a second when met."""
     bf16, e4m3 = "Values<bf16>", "Bytes<element::e4m3>"
-    pairs = (f"{bf16}, {bf16}, {{}}, false", f"{bf16}, Nibbles, {{}}, true",
-             f"{e4m3}, {e4m3}, {{}}, true")  # fmt: skip
+    kinds = (f"{bf16}, {bf16}, {{}}, 0, 1, 4, 4", f"{bf16}, Nibbles, {{}}, 2, 1, 4, 1",
+             f"{e4m3}, {e4m3}, {{}}, 4, 1, 4, 1")  # fmt: skip
     return tuple(
-        f"gemm_mma<bf16, {pair.format(curve)}, 2, 2, 2, 4, 3>"
-        for pair in pairs
+        f"gemm_mma<bf16, {kind.format(curve)}, 4, 4>"
+        for kind in kinds
         for curve in _COMMON
     )
 

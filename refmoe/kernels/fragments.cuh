@@ -25,16 +25,37 @@ template <class T> struct Values {
   }
 };
 
+// Four E4M3 codes, each as a bf16 with the fields of the code, which is 2^-120 of its value.
+__device__ __forceinline__ uint2 decode_e4m3(u32 codes) {
+  const auto pair = [](u32 spread) {
+    return scale_pair((spread >> 4 & 0x07F007F0u) | (spread & 0x80008000u), 120);
+  };
+  return make_uint2(pair(__byte_perm(codes, 0, 0x1404)), pair(__byte_perm(codes, 0, 0x3424)));
+}
+
 // One code a byte, decoded for a 16-bit unit, which holds every code exactly.
 template <class Element> struct Bytes {
   static constexpr int kBits = 8;
   template <class U> static constexpr bool kNative = Unit<U>::kDepth == 32;
   template <class U> static __device__ __forceinline__ uint2 words(const char* at) {
     const u32 codes = *reinterpret_cast<const u32*>(at);
+    constexpr bool kFast = is_same<Element, element::e4m3> && is_same<U, bf16>;
+    // A byte that is not a number carries into its top bit.
+    if (kFast && !(((codes & 0x7F7F7F7Fu) + 0x01010101u) & 0x80808080u)) return decode_e4m3(codes);
     return make_uint2(
         pair_of<U>(decode<Element>(codes & 255u), decode<Element>(codes >> 8 & 255u)),
         pair_of<U>(decode<Element>(codes >> 16 & 255u), decode<Element>(codes >> 24)));
   }
+};
+
+// The lower and upper bytes of E2M1's magnitudes, as __byte_perm looks them up.
+template <class U> struct Magnitudes;
+template <> struct Magnitudes<bf16> {
+  static constexpr u32 kLower[2] = {0xC0800000u, 0xC0804000u};
+  static constexpr u32 kUpper[2] = {0x3F3F3F00u, 0x40404040u};
+};
+template <> struct Magnitudes<fp16> {
+  static constexpr u32 kLower[2] = {0, 0}, kUpper[2] = {0x3E3C3800u, 0x46444240u};
 };
 
 // Two FP4 codes a byte, the low half first.
@@ -42,10 +63,12 @@ struct Nibbles {
   static constexpr int kBits = 4;
   template <class U> static constexpr bool kNative = false;
   template <class U> static __device__ __forceinline__ uint2 words(const char* at) {
-    using element::e2m1;
-    const u32 codes = *reinterpret_cast<const u16*>(at);
-    return make_uint2(pair_of<U>(decode<e2m1>(codes & 15u), decode<e2m1>(codes >> 4 & 15u)),
-                      pair_of<U>(decode<e2m1>(codes >> 8 & 15u), decode<e2m1>(codes >> 12)));
+    using Table = Magnitudes<U>;
+    const u32 codes = *reinterpret_cast<const u16*>(at), magnitudes = codes & 0x7777u;
+    const u32 signs = __byte_perm(0x8000u, 0, codes >> 3 & 0x1111u);
+    const u32 lower = __byte_perm(Table::kLower[0], Table::kLower[1], magnitudes);
+    const u32 upper = __byte_perm(Table::kUpper[0], Table::kUpper[1], magnitudes) | signs;
+    return make_uint2(__byte_perm(lower, upper, 0x5140), __byte_perm(lower, upper, 0x7362));
   }
 };
 
@@ -61,21 +84,29 @@ template <class S, class U, bool kNative> struct Tile {
     return row / (128 / kPitch) * (!kNative && kLaneBytes == 8 ? 2 : 1) % kPieces * 16;
   }
 
-  // What the lane holds, at `step` of the stage, of 16 rows from `rows` on: a fragment of rows, or
-  // two of 8 columns each.
-  template <bool Columns>
-  static __device__ __forceinline__ void words(u32 (&to)[4], const char* rows, int step) {
+  // Where in 16 rows the lane's words of the first step lie.
+  template <bool Columns> static __device__ __forceinline__ u32 place() {
     const u32 lane = threadIdx.x % 32;
     if constexpr (kNative) {
       const u32 lower = Columns ? lane / 16 : lane / 8 % 2;
       const u32 half = Columns ? lane / 8 % 2 : lane / 16;
-      const u32 at = (lower * 8 + lane % 8) * kPitch + (half * 16 ^ moved(lane % 8));
+      return (lower * 8 + lane % 8) * kPitch + (half * 16 ^ moved(lane % 8));
+    } else {
+      return lane / 4 * kPitch + (lane % 4 * kLaneBytes ^ moved(lane / 4));
+    }
+  }
+
+  // What the lane with place `at` holds, at `step` of the stage, of 16 rows from `rows` on: a
+  // fragment of rows, or two of 8 columns each.
+  template <bool Columns>
+  static __device__ __forceinline__ void words(u32 (&to)[4], const char* rows, u32 at, int step) {
+    if constexpr (kNative) {
       load_matrices(to, rows + (at ^ step * 32));
     } else {
 #pragma unroll
-      for (u32 lower = 0; lower < 2; ++lower) {
-        const u32 at = (step * 4 + lane % 4) * kLaneBytes ^ moved(lane / 4);
-        const uint2 both = S::template words<U>(rows + (lower * 8 + lane / 4) * kPitch + at);
+      for (int lower = 0; lower < 2; ++lower) {
+        const char* row = rows + lower * 8 * kPitch + (at ^ step * 4 * kLaneBytes);
+        const uint2 both = S::template words<U>(row);
         to[Columns ? 2 * lower : lower] = both.x;
         to[Columns ? 2 * lower + 1 : lower + 2] = both.y;
       }

@@ -16,27 +16,28 @@ __device__ __noinline__ float scaled_again(const Operand& x, i64 row, const Oper
 }
 
 // (MW MT 16) x (NW NT 8) outputs a block; a warp does every MW-th 16 rows, and NT 8 columns that
-// adjoin. `Stages` runs of 64 along k in flight. Scaled: every `period` along k (0: once) the sums
-// so far are multiplied by both scales and added up in fp32; sums that leave the range are done
-// again in fp64. Rows of x and w are multiples of 16 bytes. Rows of no expert become 0.
+// adjoin. `Stages` runs of 64 along k in flight. With a Run, the sums of every `period` along k (0:
+// of all), a multiple of Run instructions, are multiplied by both scales and added up in fp32;
+// those that leave the range are done again in fp64. Rows of x and w are multiples of 16 bytes.
+// Rows of no expert become 0.
 // Grid: (rows / height + experts + 1) * ceil(width / columns of a block), block 32 MW NW: blocks
 // of the same rows follow each other, so that x is read from memory once.
 // Rounding: the unit's, scales and sums of runs to fp32, then grouped.cuh: bias, activation.
-template <class U, class X, class W, Curve C, bool Scaled, int MW, int NW, int MT, int NT,
+template <class U, class X, class W, Curve C, int Run, int MW, int NW, int MT, int NT,
           int Stages>
 __global__ void __launch_bounds__(32 * MW * NW, 1)
 gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
          const __grid_constant__ Job job, const __grid_constant__ Parameters parameters,
          i32 period, void* out) {
   constexpr int kThreads = 32 * MW * NW, kHeight = 16 * MW * MT, kColumns = 8 * NW * NT;
-  constexpr bool kGated = is_gated(C);
+  constexpr bool kGated = is_gated(C), kScaled = Run > 0;
   constexpr int kWidth = kColumns / (kGated ? 2 : 1);
   constexpr bool kNative = X::template kNative<U> && W::template kNative<U>;
   using XTile = Tile<X, U, kNative>;
   using WTile = Tile<W, U, kNative>;
   using Sum = typename Unit<U>::Sum;
   constexpr int kXBytes = kHeight * XTile::kPitch, kStage = kXBytes + kColumns * WTile::kPitch;
-  constexpr int kUnroll = Scaled ? 1 : kSteps / Unit<U>::kDepth;
+  constexpr int kInner = kSteps / Unit<U>::kDepth, kRun = Run ? Run : kInner;
   static_assert(!kGated || NT % 2 == 0);
   DYNAMIC_SHARED(memory);
   i64* sources = reinterpret_cast<i64*>(memory + Stages * kStage);
@@ -81,19 +82,28 @@ gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
       row_scales.load(to);
       column_scales.load(to);
     }
-    u64 lost = 0;
+    const auto scaled = [&](int m, int n, int i) {
+      return __fmul_rn(__fmul_rn(float(part[m][n][i]), xs[2 * m + i / 2]), ws[2 * n + i % 2]);
+    };
+    float zeros = 0.0f;  // unless a value is not finite
 #pragma unroll
     for (int m = 0; m < MT; ++m)
 #pragma unroll
       for (int n = 0; n < NT; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float value = __fmul_rn(__fmul_rn(float(part[m][n][i]), xs[2 * m + i / 2]),
-                                        ws[2 * n + i % 2]);
-          part[m][n][i] = 0;
-          if (is_finite(value)) total[m][n][i] = __fadd_rn(total[m][n][i], value);
-          else lost |= u64(1) << ((m * NT + n) * 4 + i);
+          const float value = scaled(m, n, i);
+          if (fabsf(value) < infinity()) total[m][n][i] = __fadd_rn(total[m][n][i], value);
+          zeros = __fmaf_rn(value, 0.0f, zeros);
         }
+    u64 lost = 0;
+    if (zeros != 0.0f) {
+#pragma unroll
+      for (int j = 0; j < MT * NT * 4; ++j)
+        if (!is_finite(scaled(j / (NT * 4), j / 4 % NT, j % 4))) lost |= u64(1) << j;
+    }
+#pragma unroll
+    for (int j = 0; j < MT * NT * 4; ++j) part[j / (NT * 4)][j / 4 % NT][j % 4] = 0;
 #pragma unroll 1
     while (lost) {
       const int at = __ffsll(lost) - 1, m = at / (NT * 4), n = at / 4 % NT, i = at % 4;
@@ -110,16 +120,20 @@ gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
     }
   };
 
+  // Parts of a row's place that change with the step are below 128.
+  u32 row_place = top * XTile::kPitch + XTile::template place<false>();
+  u32 column_place = kXBytes + left * WTile::kPitch + WTile::template place<true>();
+  keep(row_place);
+  keep(column_place);
   const auto multiply = [&](const char* stage, int inner, bool all) {
     u32 a[MT][4], b[NT / 2][4];
-    const char* columns = stage + kXBytes + left * WTile::kPitch;
 #pragma unroll
     for (int n = 0; n < NT; n += 2)
-      WTile::template words<true>(b[n / 2], columns + n * 8 * WTile::kPitch, inner);
+      WTile::template words<true>(b[n / 2], stage + n * 8 * WTile::kPitch, column_place, inner);
 #pragma unroll
     for (int m = 0; m < MT; ++m) {
       if (!all && !live(m)) break;
-      XTile::template words<false>(a[m], stage + (top + m * MW * 16) * XTile::kPitch, inner);
+      XTile::template words<false>(a[m], stage + m * MW * 16 * XTile::kPitch, row_place, inner);
 #pragma unroll
       for (int n = 0; n < NT; ++n)
         multiply_accumulate<U>(part[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
@@ -135,13 +149,13 @@ gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
     }
     commit_copies();
   }
-  if constexpr (Scaled) {
+  if constexpr (kScaled) {
     if (!idle) {
       row_scales.load(0);
       column_scales.load(0);
     }
   }
-  i64 from = 0;
+  i64 from = 0, to = period ? min(x.depth, i64(period)) : x.depth;
 #pragma unroll 1
   for (i64 step = 0; step < steps; ++step) {
     wait_for_copies<Stages - 2>();
@@ -154,22 +168,22 @@ gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
     const char* stage = memory + reading * kStage;
     writing = reading;
     reading = reading + 1 < Stages ? reading + 1 : 0;
-    if (Scaled || MT == 1 || whole) {
-#pragma unroll kUnroll
-      for (int inner = 0; inner < kSteps / Unit<U>::kDepth; ++inner) {
-        multiply(stage, inner, true);
-        if constexpr (Scaled) {
-          const i64 k = min(x.depth, step * kSteps + (inner + 1) * Unit<U>::kDepth);
-          if (k > from && (k == x.depth || (period && k % period == 0))) {
-            promote(from, k);
-            from = k;
+    if (kScaled || MT == 1 || whole) {
+#pragma unroll 1
+      for (int inner = 0; inner < kInner; inner += kRun) {
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) multiply(stage, inner + i, true);
+        if constexpr (kScaled) {
+          if (step * kSteps + (inner + kRun) * Unit<U>::kDepth >= to && from < x.depth) {
+            promote(from, to);
+            from = to;
+            to = period ? min(x.depth, to + period) : x.depth;
           }
         }
       }
     } else {
 #pragma unroll 1
-      for (int inner = 0; inner < kSteps / Unit<U>::kDepth; ++inner)
-        multiply(stage, inner, false);
+      for (int inner = 0; inner < kInner; ++inner) multiply(stage, inner, false);
     }
   }
   wait_for_copies<0>();
@@ -184,7 +198,7 @@ gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         sums[row_of(m, i / 2)][left + n * 8 + 2 * t + i % 2] =
-            Scaled ? total[m][n][i] : float(part[m][n][i]);
+            kScaled ? total[m][n][i] : float(part[m][n][i]);
   __syncthreads();
   const float xw = x.wholes ? x.wholes[0] : 1.0f;
   const float ww = w.wholes && !idle ? w.wholes[tile.expert * w.whole_step] : 1.0f;

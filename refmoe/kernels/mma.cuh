@@ -39,6 +39,12 @@ __device__ __forceinline__ void load_matrices(u32 (&to)[4], const char* row) {
     to[m] = reinterpret_cast<const u32*>(rows[8 * m + threadIdx.x % 32 / 4])[threadIdx.x % 4];
 }
 __device__ __forceinline__ void keep(u32&) {}
+__device__ __forceinline__ u32 scale_pair(u32 pair, int exponent) {
+  const auto scaled = [&](u32 bits) {
+    return u32(from_float<bf16>(to_float(bf16{u16(bits)}) * power_of_two(exponent)).bits);
+  };
+  return scaled(pair) | scaled(pair >> 16) << 16;
+}
 __device__ __forceinline__ void copy_async(void* to, const void* from, i32 valid) {
   simt::copy_later(to, from, 16, u32(valid));
 }
@@ -82,6 +88,16 @@ __device__ __forceinline__ void load_matrices(u32 (&to)[4], const char* row) {
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(u32(__cvta_generic_to_shared(row)))
                : "memory");
+}
+
+// Both bf16 of a pair times a power of two.
+__device__ __forceinline__ u32 scale_pair(u32 pair, int exponent) {
+  const u32 factor = u32(exponent + 127) << 7;
+  u32 scaled;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;"
+      : "=r"(scaled)
+      : "r"(pair), "r"(factor | factor << 16), "r"(0x80008000u));
+  return scaled;
 }
 
 // Stops the compiler from working `value` out anew wherever it is used.

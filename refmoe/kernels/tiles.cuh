@@ -51,39 +51,52 @@ __device__ __forceinline__ i64 weight_row(i64 first, i32 c, const Job& job) {
 // way; 1 for an operand without.
 template <int N> struct Scales {
   const char* scales;  // of the matrix; null: none
-  i32 type, columns;   // of a block
-  u32 at[N], stored[N];
+  i32 type;
+  i64 columns, edge;  // of a block; where the next one starts
+  u32 block, at[N], stored[N];
 
   // Row source(i) of matrix `lead`; a negative one stands for row 0.
   template <class Source>
-  __device__ __forceinline__ Scales(const Operand& from, i64 lead, Source source) {
-    type = from.scale_type;
-    columns = from.block_columns;
-    const i64 bytes = type <= kE4m3 ? 1 : (type == kFp32 ? 4 : 2);
-    scales = static_cast<const char*>(from.scales);
+  __device__ __forceinline__ Scales(const Operand& from, i64 lead, Source source)
+      : scales(static_cast<const char*>(from.scales)), type(from.scale_type),
+        columns(from.block_columns), edge(from.block_columns), block(0) {
     if (!scales) return;
+    const i64 bytes = type <= kE4m3 ? 1 : (type == kFp32 ? 4 : 2);
     scales += lead * from.down * from.across * bytes;
 #pragma unroll
     for (int i = 0; i < N; ++i)
       at[i] = u32(max(i64(0), source(i)) / from.block_rows * from.across);
   }
 
-  // Starts loading the scales at k.
+  // Starts loading the scales at k, which rises by no more than a block from call to call.
   __device__ __forceinline__ void load(i64 k) {
     if (!scales) return;
-    const u32 across = u32(k) / u32(columns);
-    if (type <= kE4m3) load<u8>(across);
-    else if (type == kFp32) load<u32>(across);
-    else load<u16>(across);
+    if (k >= edge) {
+      ++block;
+      edge += columns;
+    }
+    if (type <= kE4m3) load_as<u8>();
+    else if (type == kFp32) load_as<u32>();
+    else load_as<u16>();
   }
-  template <class T> __device__ __forceinline__ void load(u32 across) {
+  template <class T> __device__ __forceinline__ void load_as() {
 #pragma unroll
-    for (int i = 0; i < N; ++i) stored[i] = reinterpret_cast<const T*>(scales)[at[i] + across];
+    for (int i = 0; i < N; ++i) stored[i] = reinterpret_cast<const T*>(scales)[at[i] + block];
   }
 
+  // The type is looked up once for all. A power that is not a number becomes infinity here: what
+  // it scales is not finite either way, and done again.
   __device__ __forceinline__ void decode(float (&value)[N]) const {
-    const int own = scales ? type : -1;
+    if (!scales) each(value, [](u32) { return 1.0f; });
+    else if (type == kE8m0)
+      each(value, [](u32 bits) { return __uint_as_float(max(bits << 23, 0x400000u)); });
+    else if (type == kE4m3) each(value, [](u32 bits) { return scale_value(bits, kE4m3); });
+    else if (type == kBf16) each(value, [](u32 bits) { return scale_value(bits, kBf16); });
+    else if (type == kFp16) each(value, [](u32 bits) { return scale_value(bits, kFp16); });
+    else each(value, [](u32 bits) { return scale_value(bits, kFp32); });
+  }
+  template <class F> __device__ __forceinline__ void each(float (&value)[N], F decoded) const {
 #pragma unroll
-    for (int i = 0; i < N; ++i) value[i] = own < 0 ? 1.0f : scale_value(stored[i], own);
+    for (int i = 0; i < N; ++i) value[i] = decoded(stored[i]);
   }
 };

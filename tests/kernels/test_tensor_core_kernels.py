@@ -15,7 +15,7 @@ from oracle.params import Blocks
 from oracle.spec import Activation
 from refmoe.kernels import emulator
 from refmoe.kernels.launchers.gemm import Gemm, naive
-from refmoe.kernels.launchers.operands import Matrix
+from refmoe.kernels.launchers.operands import Matrix, Packed
 from refmoe.kernels.launchers.tactics import TACTICS, Instruction
 from refmoe.kernels.launchers.tensor_cores import instruction, tensor_cores
 
@@ -156,3 +156,50 @@ def test_tensor_cores_read_no_earlier_than_they_wait(host_compiler: str) -> None
         with emulator.emulated(seed):
             found.append(tensor_cores(problem, TACTICS["medium"]))
     assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def one_hot(columns: int) -> torch.Tensor:
+    """Rows that pick one k each: a result is a value of the weights."""
+    return torch.eye(columns).bfloat16()
+
+
+def same(got: torch.Tensor, want: torch.Tensor) -> bool:
+    """Equal bit for bit, but for which NaN."""
+    nan = got.isnan()
+    bits = [value.where(~nan, 0.0).view(torch.int32) for value in (got, want)]
+    return torch.equal(nan, want.isnan()) and torch.equal(*bits)
+
+
+@pytest.mark.parametrize(
+    "name", ["mxfp4", "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxint8"]
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_tensor_cores_read_every_code(
+    name: str, dtype: torch.dtype, emulated: None
+) -> None:
+    """Each code alone, and those that are not numbers over all of their row."""
+    made = quantize(torch.ones(1, 8, 32), name)
+    codes = torch.arange(256).view(1, 8, 32).to(made.codes.dtype)
+    if name == "mxfp4":
+        codes %= 16
+    if name == "mxfp6_e3m2":
+        codes %= 64
+    w = Blocks(codes, torch.full_like(made.scales, 127), made.format)
+    offsets = torch.tensor([0, 32])
+    problem = Gemm(one_hot(32).to(dtype), w, offsets, torch.float32)
+    assert isinstance(instruction(problem), Instruction)
+    assert same(tensor_cores(problem, TACTICS["small"]), naive(problem))
+
+
+def test_tensor_cores_take_packed_codes_with_every_scale(emulated: None) -> None:
+    """Catches a power that is lost, subnormal or not a number."""
+    scales = torch.arange(256, dtype=torch.uint8).view(1, 256, 1)
+    pairs = torch.arange(16, dtype=torch.uint8).view(1, 1, 16) * 0x11
+    made = quantize(torch.ones(1, 256, 32), "mxfp4")
+    w = Packed(pairs.repeat(1, 256, 1), scales, made.format)
+    problem = Gemm(one_hot(32)[:16], w, torch.tensor([0, 16]), torch.float32)
+    assert isinstance(instruction(problem), Instruction)
+    got = tensor_cores(problem, TACTICS["small"])
+    assert same(got, naive(problem))
+    assert bool(got[:, 255].isnan().all())
+    assert float(got[2, 0]) == 2.0**-128

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 FILE = "grouped_mma.cu"
@@ -25,6 +26,16 @@ class Instruction:
     def depth(self) -> int:
         """Elements along k of one instruction."""
         return 32 if self.unit == "element::int8" else 16
+
+    @property
+    def run(self) -> int:
+        """Instructions after which sums may meet their scales; 0 where they never do.
+
+        >>> Instruction("bf16", "Values<bf16>", "Nibbles", True, 32).run
+        2
+        """
+        stage = _STEPS // self.depth
+        return math.gcd(self.period // self.depth, stage) if self.scaled else 0
 
     @staticmethod
     def pitch(operand: str) -> int:
@@ -66,7 +77,7 @@ class Tactic:
     def kernel(self, how: Instruction, curve: str) -> str:
         """The kernel of FILE."""
         shape = (self.m_warps, self.n_warps, self.m_tiles, self.n_tiles, self.stages)
-        names = (how.unit, how.x, how.w, curve, str(how.scaled).lower(), *shape)
+        names = (how.unit, how.x, how.w, curve, how.run, *shape)
         return f"gemm_mma<{', '.join(map(str, names))}>"
 
     def shared(self, how: Instruction) -> int:
