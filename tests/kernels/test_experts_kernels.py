@@ -92,7 +92,7 @@ def test_moe_is_right_for_odd_models(
     "line",
     [
         "model=deepseek-v3 E=16 shared.intermediate=128 regime=exact",
-        "model=deepseek-v3.1 E=16 shared.intermediate=192 tactic=mma_medium",
+        "model=deepseek-v3.1 E=16 shared.intermediate=192",
         "model=deepseek-v4-flash E=4 shared.intermediate=128 shared.weights=nvfp4 "
         "weights=nvfp4 activations=nvfp4 requantize=nvfp4 tactic=mma_medium",
         "model=llama-4-scout E=4 shared.intermediate=64 shared.weights=mxfp8_e4m3 "
@@ -119,7 +119,6 @@ def test_moe_quantises_what_meets_shared_blocks(
     "line",
     [
         "model=deepseek-v3 E=16 shared.intermediate=128 regime=exact law=tactics",
-        "model=deepseek-v4-flash E=4 shared.intermediate=128 local=0/2 law=tactics",
         "model=mixtral-8x7b E=4 weights=nvfp4 activations=nvfp4 requantize=nvfp4 "
         "law=tactics",
         "model=mixtral-8x7b E=4 weights=nvfp4 activations=nvfp4 requantize=nvfp4 "

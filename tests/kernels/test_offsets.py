@@ -33,7 +33,7 @@ def offset(
 @pytest.mark.parametrize(
     "line",
     [
-        # 80 rows of 1024 columns; x of 2200 rows of 32; gate and up of 90 rows.
+        # 80 rows of 1024 columns; x of 2200 rows of 32; gate and up of 45 x 2 rows.
         "grouped_gemm T=40 H=32 I=512 E=2 k=2 tactic=naive",
         "grouped_gemm T=40 H=32 I=512 E=2 k=2 tactic=mma_medium",
         "grouped_gemm T=1100 H=32 I=8 E=2 k=2 tactic=mma_medium",
