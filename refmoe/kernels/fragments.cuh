@@ -25,12 +25,15 @@ template <class T> struct Values {
   }
 };
 
-// Four E4M3 codes, each as a bf16 with the fields of the code, which is 2^-120 of its value.
+// Four E4M3 codes: as the fields of a bf16 a code is 2^-120 of its value. One that is not a number
+// carries into its byte's top bit, and gets all bits set.
 __device__ __forceinline__ uint2 decode_e4m3(u32 codes) {
-  const auto pair = [](u32 spread) {
-    return scale_pair((spread >> 4 & 0x07F007F0u) | (spread & 0x80008000u), 120);
+  const u32 lost = (((codes & 0x7F7F7F7Fu) + 0x01010101u) >> 7 & 0x01010101u) * 0xFFu;
+  const auto pair = [](u32 spread, u32 none) {
+    return scale_pair((spread >> 4 & 0x07F007F0u) | (spread & 0x80008000u), 120) | none;
   };
-  return make_uint2(pair(__byte_perm(codes, 0, 0x1404)), pair(__byte_perm(codes, 0, 0x3424)));
+  return make_uint2(pair(__byte_perm(codes, 0, 0x1404), __byte_perm(lost, 0, 0x1100)),
+                    pair(__byte_perm(codes, 0, 0x3424), __byte_perm(lost, 0, 0x3322)));
 }
 
 // One code a byte, decoded for a 16-bit unit, which holds every code exactly.
@@ -39,9 +42,7 @@ template <class Element> struct Bytes {
   template <class U> static constexpr bool kNative = Unit<U>::kDepth == 32;
   template <class U> static __device__ __forceinline__ uint2 words(const char* at) {
     const u32 codes = *reinterpret_cast<const u32*>(at);
-    constexpr bool kFast = is_same<Element, element::e4m3> && is_same<U, bf16>;
-    // A byte that is not a number carries into its top bit.
-    if (kFast && !(((codes & 0x7F7F7F7Fu) + 0x01010101u) & 0x80808080u)) return decode_e4m3(codes);
+    if constexpr (is_same<Element, element::e4m3> && is_same<U, bf16>) return decode_e4m3(codes);
     return make_uint2(
         pair_of<U>(decode<Element>(codes & 255u), decode<Element>(codes >> 8 & 255u)),
         pair_of<U>(decode<Element>(codes >> 16 & 255u), decode<Element>(codes >> 24)));
