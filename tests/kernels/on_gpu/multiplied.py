@@ -10,7 +10,7 @@ from on_gpu.place import Place
 from on_gpu.report import Check, equal, inside
 
 from oracle import bounds
-from oracle.blocks import dequantize, quantize
+from oracle.blocks import dequantize, preset, quantize
 from oracle.experts import grouped_gemm as reference
 from oracle.layouts import nibbles
 from oracle.layouts.gate_up import arrange
@@ -22,7 +22,7 @@ from oracle.spec import Activation, Layer
 from refmoe.dropin.flashinfer import cutlass_fused_moe
 from refmoe.kernels.launchers.backends import backend, names
 from refmoe.kernels.launchers.experts import experts
-from refmoe.kernels.launchers.gemm import Gemm
+from refmoe.kernels.launchers.gemm import Gemm, naive
 from refmoe.kernels.launchers.operands import Matrix, Packed
 from refmoe.kernels.launchers.prepare import pack
 from refmoe.kernels.launchers.tactics import TACTICS
@@ -74,6 +74,31 @@ def multiplying(place: Place) -> Iterator[Check]:
         for name, tactic in TACTICS.items():
             equal(tensor_cores(gemm, tactic), first, name)
 
+    def every_code(name: str, dtype: torch.dtype) -> None:
+        made = quantize(torch.ones(1, 8, 32, device=place.device), name)
+        numbers = torch.arange(256, device=place.device).view(1, 8, 32)
+        count = 16 if made.format.element == "e2m1" else 256
+        codes = (numbers % count).to(made.codes.dtype)
+        w = Blocks(codes, torch.full_like(made.scales, 127), made.format)
+        x = torch.eye(32, device=place.device, dtype=dtype)
+        ends = torch.tensor([0, 32], device=place.device)
+        gemm = Gemm(x, w, ends, torch.float32)
+        equal(tensor_cores(gemm, TACTICS["small"]), naive(gemm))
+
+    def every_scale() -> None:
+        numbers = torch.arange(256, device=place.device)
+        scales = numbers.view(1, 256, 1).to(torch.uint8)
+        pairs = (numbers[:16] * 0x11).to(torch.uint8).repeat(1, 256, 1)
+        x = torch.eye(32, device=place.device).bfloat16()
+        ends = torch.tensor([0, 32], device=place.device)
+        w = Packed(pairs, scales, preset("mxfp4"))
+        gemm = Gemm(x, w, ends, torch.float32)
+        equal(tensor_cores(gemm, TACTICS["small"]), naive(gemm))
+
+    for name in ("mxfp4", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8"):
+        for kind in (torch.bfloat16, torch.float16):
+            yield f"every code {name} {kind}", lambda n=name, k=kind: every_code(n, k)
+    yield "every packed code, every scale", every_scale
     chosen = ("naive", "mma_medium", "torch") if emulated else names()
     for pair in PAIRS[:: 4 if emulated else 1]:
         for name in chosen:
