@@ -33,15 +33,17 @@ template <bool Short> __device__ __forceinline__ float quotient(float x, float s
 }
 
 // The codes of N values the long way: any rounding, any value, any scale.
+template <class Element, Rounding R, Kind K>
+__device__ __noinline__ u32 long_code(float value, float operand) {
+  const float scaled = K == kDivided ? divide(value, operand) : __fmul_rn(value, operand);
+  return encode<Element, R>(scaled) & 255u;
+}
 template <class T, class Element, Rounding R, Kind K, int N>
 __device__ __noinline__ Held<u8, N> long_codes(Held<T, N> x, float operand) {
   Held<u8, N> codes{};
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    const float value = float_at(x, i);
-    const float scaled = K == kDivided ? divide(value, operand) : __fmul_rn(value, operand);
-    codes.words[i / 4] |= (encode<Element, R>(scaled) & 255u) << 8 * (i % 4);
-  }
+  for (int i = 0; i < N; ++i)
+    codes.words[i / 4] |= long_code<Element, R, K>(float_at(x, i), operand) << 8 * (i % 4);
   return codes;
 }
 
@@ -110,15 +112,17 @@ __device__ __forceinline__ void quantize_lanes(const Held<T, N> (&x)[U], int lan
   const int lane = int(threadIdx.x % 32), self = lane % S;
   Chosen own[U / S];
   bool plain = R == kNearestEven && !missing;
-#pragma unroll
+#pragma unroll 1
   for (int s = 0; s < U / S; ++s) {
-    u32 mine = amax[s * S];
+    u32 mine = 0;
 #pragma unroll
-    for (int i = 1; i < S; ++i)
-      if (self == i) mine = amax[s * S + i];
-    own[s] = choose_scale<K>(mine, format, whole);
-    stored[s] = own[s].scale.stored;
-    plain = plain && own[s].plain;
+    for (int u = 0; u < U; ++u)
+      if (u == s * S + self) mine = amax[u];
+    const Chosen chosen = choose_scale<K>(mine, format, whole);
+    plain = plain && chosen.plain;
+#pragma unroll
+    for (int i = 0; i < U / S; ++i)
+      if (i == s) own[i] = chosen, stored[i] = chosen.scale.stored;
   }
   const bool all_plain = __all_sync(kAllLanes, plain);
 #pragma unroll

@@ -49,8 +49,9 @@ __device__ __noinline__ u32 amax_at(const void* x, const Place& place, int type,
 }
 
 __device__ __noinline__ Chosen choose_scale_as(u32 amax, const Format& format, Whole whole) {
-  return format.kind == kPower ? choose_scale<kPower>(amax, format, whole)
-                               : choose_scale<kMultiplied>(amax, format, whole);
+  if (format.kind == kPower) return choose_scale<kPower>(amax, format, whole);
+  if (format.kind == kMultiplied) return choose_scale<kMultiplied>(amax, format, whole);
+  return choose_scale<kDivided>(amax, format, whole);
 }
 
 // The code of value i under the scale of its block.
