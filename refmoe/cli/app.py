@@ -157,16 +157,28 @@ def bench(
     judge: Annotated[
         bool, typer.Option("--judge", help="time verdicts on small cases")
     ] = False,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="time this project's kernels on a GPU")
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="write the kernels' times here")
+    ] = None,
 ) -> None:
     """Measure; one thing at a time."""
-    from refmoe.cli.commands import run_bench, usage
+    from refmoe.cli.benching import run_bench, run_kernels
+    from refmoe.cli.commands import usage
 
     asked = {"oracle_": oracle, "production": production, "judge": judge}
-    if sum(asked.values()) != 1:
+    if sum(asked.values()) + kernels != 1:
         raise typer.BadParameter(
-            "say what to measure: --oracle, --production or --judge"
+            "say what to measure: --oracle, --production, --judge or --kernels"
         )
+    if json is not None and not kernels:
+        raise typer.BadParameter("--json goes with --kernels")
     with usage():
+        if kernels:
+            run_kernels(json)
+            return
         run_bench(next(prefix for prefix, wanted in asked.items() if wanted))
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
@@ -201,28 +200,6 @@ def run_repro(line: str, names: Sequence[str], large: bool, hosting: Hosting) ->
             )  # fmt: skip
     terminal.show(console, Run((), records))
     return status(records)
-
-
-def run_bench(prefix: str) -> None:
-    """`refmoe bench`: what the room `bench` has under this prefix, as it comes."""
-    from refmoe import bench
-
-    console = terminal.console_for()
-    for module in pkgutil.iter_modules(bench.__path__):
-        if not module.name.startswith(prefix):
-            continue
-        console.print(f"{module.name} ...", style="dim", highlight=False)
-        result = importlib.import_module(f"{bench.__name__}.{module.name}").run()
-        for row in result if isinstance(result, list) else [result]:
-            values = asdict(row)
-            if hasattr(row, "ratio"):
-                values["ratio"] = row.ratio
-            words = (f"{key} {_short(value)}" for key, value in values.items())
-            console.print("  ".join(words), highlight=False, soft_wrap=True)
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def run_names() -> None:

@@ -35,6 +35,10 @@ from on_gpu.place import Place  # noqa: E402
 from on_gpu.report import Check, Report  # noqa: E402
 
 from refmoe.kernels import loader  # noqa: E402
+from refmoe.kernels.bench.compiling import compiling  # noqa: E402
+from refmoe.kernels.bench.host import launches  # noqa: E402
+from refmoe.kernels.bench.memory import memory_bound  # noqa: E402
+from refmoe.kernels.bench.routing import product_keys, routers  # noqa: E402
 
 Section = Callable[[Place], Iterable[Check]]
 CORRECT: dict[str, Section] = {
@@ -129,15 +133,14 @@ def _describe(report: Report, place: Place) -> None:
 
 def _times(report: Report, place: Place) -> None:
     """Every group of numbers for itself; one that breaks leaves its error behind."""
-    target = loader.target_for(place.device.index)
-    peak = times.bandwidth(place)
-    report.numbers["TB/s copy"] = f"{peak / 1e12:.3f}"
+    device, copied = place.device, times.bandwidth(place)
+    report.numbers["TB/s copy"] = f"{copied / 1e12:.3f}"
     groups: dict[str, Callable[[], times.Numbers]] = {
-        "compiling": lambda: times.compiling(target),
-        "memory": lambda: times.memory_bound(place, peak),
-        "routers": lambda: times.routers(place),
-        "product keys": lambda: times.product_keys(place),
-        "launches": lambda: times.launches(place),
+        "memory": lambda: times.numbers(memory_bound(device, copied)),
+        "routers": lambda: times.numbers(routers(device)),
+        "product keys": lambda: times.numbers(product_keys(device)),
+        "launches": lambda: times.numbers(launches(device)),
+        "compiling": lambda: times.numbers(compiling(device)),
         "grouped GEMMs": lambda: gemm_times.grouped_gemms(place),
     }
 
