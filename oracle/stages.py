@@ -129,7 +129,9 @@ class Stages:
         tokens = self.permutation.tokens
         rows = self.prepared.map(lambda t: t[tokens])
         if layer.weight_on == "input":
-            rows = bounds.multiply(rows, self.row_weights, "none", numerics)
+            # A product has more bits than the type in which it is kept.
+            point = numerics.weighted
+            rows = bounds.multiply(rows, self.row_weights, point, numerics)
             if isinstance(layer.activations, str):
                 rows = bounds.rounded(rows, layer.activations, numerics)
             else:
