@@ -27,18 +27,20 @@ def total(
     """The sum over `axis`, every partial sum rounded to `type`; zero where it is empty.
 
     order ``slot``: from the first entry to the last, starting from zero; each partial
-    sum is a rounding point. ``any``: the tree of additions is unknown. Every partial
-    sum is then at most M = max(sum of positives, sum of negatives) in magnitude, so n
-    entries lose at most M ((1 + u)^n - 1), and nothing where M is at most 2^p quanta of
-    the entries (p the significand bits of `type`). Type ``none``: the sum alone.
+    sum is a rounding point, to 16 bits perhaps by way of fp32. ``any``: the tree of
+    additions is unknown. Every partial sum is then at most M = max(sum of positives,
+    sum of negatives) in magnitude, so n entries lose at most M ((1 + u)^n - 1), and
+    nothing where M is at most 2^p quanta of the entries (p the significand bits of
+    `type`). Type ``none``: the sum alone.
     """
     choose("total", "order", order, get_args(Order))
     count = tap.value.shape[axis]
     if order == "slot" and count:
+        step = "fp32" if type in ("bf16", "fp16") else "none"
         partial = rounded(tap.map(lambda t: t.select(axis, 0)), type, numerics)
         for j in range(1, count):
             entry = tap.map(lambda t, j=j: t.select(axis, j))  # type: ignore[misc]
-            partial = rounded(add(partial, entry, "none", numerics), type, numerics)
+            partial = rounded(add(partial, entry, step, numerics), type, numerics)
         return partial
     value = tap.value
     sums = _Sums(

@@ -37,7 +37,7 @@ def transformed(
 
 
 def plus_bias(tap: Tap, bias: torch.Tensor, type: str, arithmetic: Arithmetic) -> Tap:
-    """tap + bias as a sum in `type`.
+    """tap + bias as a sum in `type`, to which the bias may be rounded first.
 
     A bias shorter than the rows leaves the last columns (shared experts) alone.
     """
@@ -45,7 +45,8 @@ def plus_bias(tap: Tap, bias: torch.Tensor, type: str, arithmetic: Arithmetic) -
     missing = tap.value.shape[-1] - len(own)
     if missing:
         own = torch.cat([own, own.new_zeros(missing)])
-    total = bounds.add(tap, bounds.exactly(own), "none", arithmetic.numerics)
+    term = bounds.inexact(bounds.exactly(own), type, arithmetic.numerics)
+    total = bounds.add(tap, term, "none", arithmetic.numerics)
     return arithmetic.summed(total, type)
 
 

@@ -87,10 +87,13 @@ class Arithmetic:
     def summed(self, tap: Tap, type: str) -> Tap:
         """A sum of keys: rounded to fp32 or fp64; to 16 bits, where a register may not.
 
-        The declared rounding keeps ties of large biases exact.
+        The declared rounding keeps ties of large biases exact. On its way to 16 bits a
+        sum may be rounded to fp32 first.
         """
-        step = bounds.rounded if type in ("fp32", "fp64") else bounds.inexact
-        return step(tap, type, self.numerics)
+        if type in ("fp32", "fp64"):
+            return bounds.rounded(tap, type, self.numerics)
+        wide = bounds.inexact(tap, "fp32", self.numerics)
+        return bounds.inexact(wide, type, self.numerics)
 
     def divide(self, a: Tap, b: Tap) -> Tap:
         """a / b, or a * (1 / b) with one more rounding; 0 / b is 0 without error."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
 from refmoe.compare import distance, unravel
 from refmoe.laws.relation import Agreement, Side
 from refmoe.laws.sides import NAMES, Definition, Outcomes, Reach, reach, results
+from refmoe.problem import Problem
 from refmoe.verdict import Kind, Verdict
 
 #: Most rows that bounds are derived for; those that differ most come first.
@@ -66,6 +68,9 @@ class _Compared:
         self.agreement = agreement
         self.outcomes = outcomes
         self.definition = definition
+        if agreement.first.numbers is not None:
+            # Another number may stand on the other side of an equal key.
+            self.definition = partial(_with_any_ties, definition)
 
     def misshapen(self, name: str, a: torch.Tensor, b: torch.Tensor | None) -> Verdict:
         """Results that cannot be compared."""
@@ -177,6 +182,11 @@ class _Compared:
             detail=f"{self.agreement.second} chose {have}, {self.agreement.first} "
             f"{want} for the same token",
         )  # fmt: skip
+
+
+def _with_any_ties(definition: Definition, problem: Problem) -> Problem:
+    declared = definition(problem)
+    return declared.but(numerics=declared.numerics.but(ties="any"))
 
 
 def _rows(error: torch.Tensor, a: torch.Tensor) -> torch.Tensor:

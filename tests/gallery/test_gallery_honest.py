@@ -74,6 +74,38 @@ def test_gallery_nan_written_into_a_buffer_is_no_poison() -> None:
     assert record.kind in FINE, record.judgement.verdict
 
 
+#: Cases that an honest port was once called wrong in, and why it is right.
+ONCE_AN_ALARM = {
+    "a sum on its way to bf16 is rounded to fp32 first": (
+        "bf16_combine_by_expert",
+        "experts model=gpt-oss-120b T=5 H=64 I=64 E=8 k=2 bias_dtype=fp32 seed=1061471",
+    ),
+    "so it is in exact sums that fp32 does not hold": (
+        "bf16_combine_by_expert",
+        "experts model=deepseek-v3 T=65 H=64 I=96 E=24 k=8 regime=exact load=hot "
+        "shared.intermediate=96 seed=1100023",
+    ),
+    "a router in bf16 takes its bias in bf16": (
+        "bf16_router",
+        "route model=gpt-oss-120b T=33 H=160 I=64 E=17 k=4 regime=biased load=half "
+        "seed=1088740",
+    ),
+    "equal keys are told apart by numbers, and a law gives others": (
+        "hopper_fp8",
+        "route model=deepseek-v3 T=33 H=64 I=32 E=24 k=8 regime=exact "
+        "law=expert_numbers shared.intermediate=32 seed=1053104",
+    ),
+}
+
+
+@pytest.mark.parametrize("why", ONCE_AN_ALARM)
+def test_gallery_honest_port_is_no_longer_wrong(why: str) -> None:
+    name, line = ONCE_AN_ALARM[why]
+    port = port_of(HONEST[name].port(), name)
+    record = Verifier().check(port, parse(line))
+    assert record.kind in FINE, record.judgement.verdict
+
+
 def test_gallery_exact_regime_is_bit_equal_for_every_order_of_sums() -> None:
     """Catches operands meant to be exact that an honest order or unit could fail."""
     orders = [entry for entry in HONEST.values() if entry.at == "matmul"]
