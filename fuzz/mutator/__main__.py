@@ -27,6 +27,7 @@ from fuzz.mutator import report as reports
 from fuzz.mutator.building import Kernel, alone
 from fuzz.mutator.cases import Item, Plan, item_of
 from fuzz.mutator.mutants import Mutant, digest, files, sample
+from fuzz.mutator.options import PROFILES, parsed
 from fuzz.mutator.processes import Pool, Task, Tell, in_order
 from fuzz.mutator.report import Report
 from fuzz.mutator.survey import by_kernel, survey
@@ -38,13 +39,11 @@ from refmoe.report.about import versions
 
 #: Mutants that one process on a GPU takes in turn.
 _BATCH = 8
-#: Cases of a default cell, of any other cell, and hearings of each law.
-PROFILES = {"quick": (2, 1, 1), "ci": (4, 1, 2), "deep": (16, 4, 8)}
 
 
 def main(words: list[str] | None = None) -> int:
     """Do what the command line says; 0, or 2 where there is nothing to do."""
-    options = _options(words)
+    options = parsed(words, __doc__)
     torch.set_num_threads(1)
     texts = files()
     about = {"sources": digest(texts), "seed": options.seed}
@@ -88,34 +87,6 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
-def _options(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="fuzz.mutator", description=__doc__)
-    parser.add_argument("do", choices=("run", "compile", "show"))
-    parser.add_argument("--json", type=Path, required=True, help="the report")
-    parser.add_argument("--count", type=int, default=450, help="how many mutants")
-    parser.add_argument("--among", type=int, default=450, help="size of the sample")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--minutes", type=float, default=5.0, help="time in all")
-    parser.add_argument("-n", type=int, default=8, help="processes")
-    parser.add_argument(
-        "--deadline", type=float, default=20.0, help="of one case, in s"
-    )
-    parser.add_argument(
-        "--patience", type=float, default=30.0, help="of a mutant, in s"
-    )
-    parser.add_argument("--profile", choices=PROFILES, default="deep")
-    parser.add_argument("--op", nargs="*", default=[], help="only these ops")
-    parser.add_argument("--file", nargs="*", help="only mutants of these files")
-    parser.add_argument("--operator", nargs="*", help="only mutants by these operators")
-    parser.add_argument("--again", nargs="*", default=[], help="statuses to run again")
-    parser.add_argument("--emulate", action="store_true", help="without a GPU")
-    parser.add_argument("--matrix", action="store_true", help="go on after a kill")
-    parser.add_argument("--doubt", action="store_true", help="run equivalent ones too")
-    options = parser.parse_args(words)
-    options.among = max(options.among, options.count)
-    return options
-
-
 class _Run:
     """One run: its options, what it reads and where it writes."""
 
@@ -124,7 +95,7 @@ class _Run:
         folder: Path, pool: Pool,
     ) -> None:  # fmt: skip
         self.options, self.texts, self.report = options, texts, report
-        self.pool, self.written = pool, 0.0
+        self.pool, self.written, self.device = pool, 0.0, ""
         port = emulated.name if options.emulate else "refmoe.kernels"
         cases, others, hearings = PROFILES[options.profile]
         self.plan = Plan(port, cases, others, hearings, tuple(options.op))
@@ -152,6 +123,12 @@ class _Run:
                 self.trial.port, found["target"], self.trial.folder,
                 self.trial.patience, self.trial.matrix,
             )  # fmt: skip
+        self.device = found["device"]
+        before = self.report.about.get("device", self.device)
+        if self.device not in before.split(", then "):
+            found["device"] = f"{before}, then {self.device}"
+        else:
+            found["device"] = before
         self.report.about |= {
             **found, "versions": versions(), "profile": self.options.profile,
         }  # fmt: skip
@@ -224,7 +201,7 @@ class _Run:
         """One result."""
         if self.options.do == "compile" and found["status"] == "never ran":
             found = {"status": "never ran"}
-        self.report.enter(mutant, found)
+        self.report.enter(mutant, {**found, "device": self.device})
         line = f"{self.report.mutants[mutant.id]['status']:14} {mutant.id}"
         print(f"{line}  {', '.join(found.get('killed_by', ()))}", flush=True)
         if time.monotonic() - self.written > 1.0:

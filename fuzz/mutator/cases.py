@@ -37,14 +37,17 @@ FORMATS = (
     "fp8_group_128:sglang", "fp8_group_128:transformers", "fp8_token:vllm",
     "int4_group_32:bf16", "int8_token:sglang",
 )  # fmt: skip
-#: Types other than a model's, more slots than warps of which some are empty, and rows
-#: that one thread block does not take at once.
+#: Types other than a model's, more slots than warps of which some are empty,
+#: rows and experts that one thread block does not take at once.
 MORE = {
     "types": (
         "quantize T=3 H=96 format=mxfp8_e4m3", "quantize T=5 H=256 format=int8_token",
         "quantize T=3 H=96 format=nvfp4", "dequantize T=3 H=96 format=nvfp4",
         "grouped_quantize T=5 H=96 E=3 k=2 format=nvfp4",
         "grouped_quantize T=5 H=96 E=3 k=2 format=mxfp4", "combine T=5 H=96 E=8 k=2",
+        "quantize T=33 H=96 format=mxfp8_e4m3:cublas_te",
+        "quantize T=33 H=96 format=mxfp4:torchao_floor",
+        "grouped_quantize T=33 H=96 E=3 k=2 format=mxfp4:cublas_te",
         "activate T=5 I=96 E=8 k=2", "activate+quantize T=5 I=96 E=4 k=2",
         "omni_route T=3 E=400 k=9", "omni_route_backward T=3 E=400 k=33",
         "omni_experts T=2 H=96 E=16 k=4", "permute T=70 E=6 k=2",
@@ -59,10 +62,16 @@ MORE = {
         "grouped_quantize T=3 H=4160 E=3 k=2 format=nvfp4",
         "activate T=2 I=2080 E=4 k=2",
         "activate+quantize T=2 I=2080 E=4 k=2", "omni_experts T=2 H=4128 E=16 k=2",
-        "route T=3 E=1100 k=4", "route T=3 E=1000 k=33",
+        "route T=3 E=1100 k=4", "route T=3 E=1000 k=33", "omni_route T=3 E=4225 k=9",
+        "omni_route T=130 E=4225 k=70", "omni_route T=2 E=400 k=120",
+        "grouped_gemm T=9 H=32 I=32 E=300 k=9", "experts T=9 H=32 I=32 E=300 k=9",
         "grouped_gemm T=9 H=64 I=544 E=3 k=2", "experts T=3 H=1056 I=64 E=3 k=2",
     ),
 }  # fmt: skip
+
+
+#: Ops that a regime says something of beside those that it suits most.
+_SUITED = {"nonfinite": ("quantize", "grouped_quantize", "activate+quantize")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +141,11 @@ def _more(port: Port, ops: Sequence[str], count: int) -> Iterator[tuple[Cell, Ca
         for line in lines:
             given = parse(line)
             for name, rule in REGIMES.items():
-                if given.op not in ops or (rule.suits and given.op not in rule.suits):
+                suited = not rule.suits or given.op in (
+                    *rule.suits,
+                    *_SUITED.get(name, ()),
+                )
+                if given.op not in ops or not suited:
                     continue
                 for seed in range(count):
                     case = given.but(regime=name, seed=seed)

@@ -80,7 +80,7 @@ def resumed(path: Path, about: Mapping[str, Any]) -> Report:
     """The report to go on with, empty if the file is missing or of other sources."""
     kept = read(path) if path.exists() else Report({})
     same = all(kept.about.get(name) == value for name, value in about.items())
-    return Report(dict(about), kept.mutants if same else {})
+    return kept if same else Report(dict(about))
 
 
 @dataclass(frozen=True, slots=True)
