@@ -61,8 +61,7 @@ def in_chunks(
     taps: dict[str, Tensor],
 ) -> Tensor:
     """Seven tokens at a time, where a scale does not span all of them."""
-    form = layer.activations
-    if len(x) < 8 or (isinstance(form, BlockFormat) and form.block[0] == 0):
+    if len(x) < 8 or _spanned(layer):
         return stage(x, ids, weights, params, layer, {})
     parts = [range(t, min(t + 7, len(x))) for t in range(0, len(x), 7)]
     return torch.cat(
@@ -80,8 +79,11 @@ def expert_parallel(
     layer: Layer,
     taps: dict[str, Tensor],
 ) -> Tensor:
-    """Two ranks with half of the experts each, their sums added."""
-    if layer.routing.zero_experts:
+    """Two ranks with half of the experts each, their sums added.
+
+    Not where a scale spans the rows of both.
+    """
+    if layer.routing.zero_experts or _spanned(layer):
         return stage(x, ids, weights, params, layer, taps)
     low = ids < layer.experts // 2
     first, second = (
@@ -108,6 +110,15 @@ def unpacked(
         down=_unpacked(stage, params.down),
     )
     return stage(x, ids, weights, plain, layer, taps)
+
+
+def _spanned(layer: Layer) -> bool:
+    """Whether one scale spans all rows of x, or of the intermediate."""
+    forms = (layer.activations, layer.requantize)
+    return any(
+        isinstance(form, BlockFormat) and (form.block[0] == 0 or form.global_scale)
+        for form in forms
+    )
 
 
 def _unpacked(stage: Stage, weight: Any) -> Any:
