@@ -11,9 +11,10 @@ import torch
 
 from oracle.blocks import dequantize, preset, quantize
 from oracle.params import Params
-from oracle.spec import Layer, Shared
+from oracle.spec import BlockFormat, Layer, Shared
 from refmoe.case import Case
 from refmoe.loading import load
+from refmoe.parse import parse
 from refmoe.peers import defaults, transformers
 from refmoe.peers.transformers import BLOCKS, port
 from refmoe.peers.transformers.block import changed
@@ -62,6 +63,15 @@ def test_ports_name_the_extra_of_a_missing_package(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'refmoe\[peers\]' brings it"):
         load("refmoe.peers.transformers:mixtral")
+
+
+def test_supports_a_model_whose_shared_expert_is_block_scaled() -> None:
+    """Catches a port that is never run on the model which it is named after."""
+    line = "moe model=deepseek-v3 T=4 H=128 I=128 E=16 k=4 regime=randn seed=0"
+    shared = parse(line).layer.shared
+    assert shared is not None
+    assert isinstance(shared.weights, BlockFormat)
+    assert port(BLOCKS["deepseek_v3"]).supports(parse(line)) is True
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -72,7 +72,7 @@ class Block:
 
     def unsupported(self, layer: Layer) -> str | None:
         """Why this code is not an implementation of `layer`; None if it is one."""
-        free = {*SIZES, *self.free}
+        free = {*SIZES, "shared.weights", *self.free}
         free.update(s if isinstance(s, str) else s[0] for s in self.reads.values())
         for path, value in _leaves(layer).items():
             own = lookup(self.layer, path)
