@@ -59,12 +59,12 @@ activate_quantize(const In* gate_up, const Id* experts, const float* weights, u8
     rounded[u] = round_all<Mid>(values);
   }
   u32 stored[U / S];
-  Held<u8, N> made[U];
-  const Whole none{1.0f, 1.0f};
-  quantize_lanes<Mid, Element, R, K, S>(rounded, 1 << shift, format, none, stored, made);
-#pragma unroll
-  for (int u = 0; u < U; ++u)
-    if (first + 32 * u < count) put(codes + Offset(row * width + (first + 32 * u) * N), made[u]);
+  quantize_lanes<Mid, Element, R, K, S>(
+      rounded, 1 << shift, format, Whole{1.0f, 1.0f}, stored,
+      [&](int u, const Held<u8, N>& made) {
+        const i64 v = first + 32 * u;
+        if (v < count) put(codes + Offset(row * width + v * N), made);
+      });
   if ((lane & ((1 << shift) - 1)) >= S) return;
 #pragma unroll
   for (int s = 0; s < U / S; ++s) {

@@ -13,40 +13,48 @@ from functools import lru_cache
 
 from refmoe.kernels import cache
 
+#: What only checks of the element formats launch.
+_CHECKED = "convert.cu"
+
 
 @lru_cache(maxsize=1)
 def instances() -> dict[str, tuple[str, ...]]:
-    """File name -> expressions."""
+    """File name -> expressions; what takes longest to compile comes first in both."""
     return {
-        "convert.cu": _convert(),
         "quantize.cu": _quantize(),
+        "grouped_mma.cu": _tensor_cores(),
+        "route.cu": _route(),
+        "activation.cu": _activation(),
+        "omni_staircase.cu": _staircase(),
         "dequantize.cu": _dequantize(),
         "grouped.cu": _grouped(),
+        "permute.cu": _permute(),
+        "route_naive.cu": tuple(f"route_naive<{t}>" for t in _TYPES),
+        "combine.cu": _combine(),
+        "omni.cu": _omni(),
+        "omni_experts.cu": _omni_experts(),
         "grouped_gemm.cu": tuple(f"gemm_naive<{curve}>" for curve in _COMMON),
-        "grouped_mma.cu": _tensor_cores(),
         "prepare.cu": tuple(
             f"{kernel}<{interleaved}>"
             for kernel in ("pack_codes", "pack_scales")
             for interleaved in ("false", "true")
         ),
         "rows.cu": _rows(),
-        "permute.cu": _permute(),
-        "combine.cu": _combine(),
-        "activation.cu": _activation(),
-        "route_naive.cu": tuple(f"route_naive<{t}>" for t in _TYPES),
-        "route.cu": _route(),
-        "omni.cu": _omni(),
-        "omni_staircase.cu": _staircase(),
-        "omni_experts.cu": _omni_experts(),
+        _CHECKED: _convert(),
     }
 
 
+def launched() -> dict[str, tuple[str, ...]]:
+    """`instances` without those that only checks launch."""
+    return {file: found for file, found in instances().items() if file != _CHECKED}
+
+
 def warm_up(target: str, workers: int | None = None) -> dict[str, float]:
-    """Compile every instance for `target` into the disk cache, files side by side.
+    """Compile what launchers ask for, for `target`, into the disk cache, side by side.
 
     Returns the seconds that each file took; next to nothing where it was there already.
     """
-    files = instances()
+    files = launched()
 
     def build(file: str) -> float:
         start = time.perf_counter()
@@ -54,9 +62,8 @@ def warm_up(target: str, workers: int | None = None) -> dict[str, float]:
         return time.perf_counter() - start
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        # The longest first: they decide when the last worker is done.
-        order = sorted(files, key=lambda file: -len(files[file]))
-        return dict(zip(order, pool.map(build, order), strict=True))
+        # The longest come first: they decide when the last worker is done.
+        return dict(zip(files, pool.map(build, files), strict=True))
 
 
 def _convert() -> tuple[str, ...]:
@@ -110,9 +117,9 @@ def _quantize() -> tuple[str, ...]:
     tiled = _formats({"kDivided": ("e4m3", "int8")})
     whole = "bf16, element::e4m3, kNearestEven, kDivided"
     return (
+        *(f"quantize_tiles<{f}, {_WIDE[f[:4]]}>" for f in reversed(tiled)),
+        *(f"quantize_groups<{f}, {_scaling(f)}, i64>" for f in reversed(formats)),
         "quantize_naive<kNearestEven>",
-        *(f"quantize_groups<{f}, {_scaling(f)}, i64>" for f in formats),
-        *(f"quantize_tiles<{f}, {_WIDE[f[:4]]}>" for f in tiled),
         f"quantize_tiles<{whole}, 1>",
         f"quantize_whole<{whole}, 8>",
         *(f"whole_amax<{t}, {_WIDE[t]}>" for t in _TYPES),
@@ -187,21 +194,21 @@ def _activation() -> tuple[str, ...]:
     )  # fmt: skip
     formats = ("e4m3, kNearestEven, kPower", "e4m3, kNearestEven, kDivided")
     return (
+        *(f"activate_quantize<{t}, bf16, kSwiglu, element::{f}, 2, i64>"
+          for t in ("bf16", "fp32") for f in reversed(formats)),
         *(f"activate_rows<bf16, bf16, {c}, 8, i64>" for c in curves),
         "activate_rows<bf16, bf16, kSwiglu, 1, i64>",
         *(f"activate_rows<{t}, {t}, kSwiglu, {_WIDE[t]}, i64>"
           for t in ("fp16", "fp32")),
         "activate_rows<fp32, bf16, kSwiglu, 4, i64>",
-        *(f"activate_quantize<{t}, bf16, kSwiglu, element::{f}, 2, i64>"
-          for t in ("bf16", "fp32") for f in formats),
     )  # fmt: skip
 
 
 def _route() -> tuple[str, ...]:
     scores = ("kSoftmax", "kSigmoid", "kSqrtSoftplus", "kIdentityScore")
     return (
+        *(f"route_warps<fp32, kSoftmax, {v}>" for v in (32, 4, 1)),
         *(f"route_warps<fp32, {s}, 8>" for s in scores),
-        *(f"route_warps<fp32, kSoftmax, {v}>" for v in (1, 4, 32)),
         "route_warps<bf16, kSoftmax, 4>",
     )
 

@@ -97,13 +97,20 @@ __device__ __forceinline__ Held<u8, N> codes_of(const Held<T, N>& x, const Chose
   return codes;
 }
 
-// U vectors a lane, each part of a block on `lanes` neighbouring lanes, to codes and scales. Of the
-// U blocks that a lane touches S neighbours have the scale worked out by one each, S <= lanes:
-// stored[s] is that of vector s * S + lane % S.
-template <class T, class Element, Rounding R, Kind K, int S, int U, int N>
-__device__ __forceinline__ void quantize_lanes(const Held<T, N> (&x)[U], int lanes,
-                                               const Format& format, Whole whole,
-                                               u32 (&stored)[U / S], Held<u8, N> (&codes)[U]) {
+// The first of U becomes the second, and so on: a loop that takes the first each time is compiled
+// once and still finds its values in registers.
+template <class V, int U> __device__ __forceinline__ void move_up(V (&values)[U]) {
+#pragma unroll
+  for (int u = 0; u + 1 < U; ++u) values[u] = values[u + 1];
+}
+
+// U vectors a lane, each part of a block on `lanes` neighbouring lanes, to codes, which `take` gets
+// with the vector's number, and scales. Of the U blocks that a lane touches S neighbours have the
+// scale worked out by one each, S <= lanes: stored[s] is that of vector s * S + lane % S.
+// The vectors are used up.
+template <class T, class Element, Rounding R, Kind K, int S, int U, int N, class Take>
+__device__ __forceinline__ void quantize_lanes(Held<T, N> (&x)[U], int lanes, const Format& format,
+                                               Whole whole, u32 (&stored)[U / S], Take take) {
   u32 amax[U];
   bool missing = false;
 #pragma unroll
@@ -125,20 +132,22 @@ __device__ __forceinline__ void quantize_lanes(const Held<T, N> (&x)[U], int lan
       if (i == s) own[i] = chosen, stored[i] = chosen.scale.stored;
   }
   const bool all_plain = __all_sync(kAllLanes, plain);
-#pragma unroll
+#pragma unroll 1
   for (int u = 0; u < U; ++u) {
-    const Chosen& chosen = own[u / S];
     const int from = lane - self + u % S;
-    const float operand = __shfl_sync(kAllLanes, chosen.scale.operand, from);
-    const float inverse =
-        K == kDivided ? __shfl_sync(kAllLanes, chosen.inverse, from) : 0.0f;
+    const float operand = __shfl_sync(kAllLanes, own[0].scale.operand, from);
+    const float inverse = K == kDivided ? __shfl_sync(kAllLanes, own[0].inverse, from) : 0.0f;
+    Held<u8, N> codes;
     if (all_plain) {
-      codes[u] = short_codes<T, Element, K>(x[u], operand, inverse);
+      codes = short_codes<T, Element, K>(x[0], operand, inverse);
     } else {
-      const bool broken = __shfl_sync(kAllLanes, int(chosen.broken), from);
-      codes[u] = long_codes<T, Element, R, K>(x[u], operand);
-      if (broken) codes[u] = {};
+      const bool broken = __shfl_sync(kAllLanes, int(own[0].broken), from);
+      codes = long_codes<T, Element, R, K>(x[0], operand);
+      if (broken) codes = {};
     }
-    settle_zeros<Element>(codes[u], format);
+    settle_zeros<Element>(codes, format);
+    take(u, codes);
+    move_up(x);
+    if (u % S == S - 1) move_up(own);
   }
 }

@@ -94,13 +94,13 @@ dequantize_vectors(const u8* codes, const void* scales, const float* wholes, T* 
     stored[u] = get_scale(scales, block + v / each, format.scale_type);
   }
   Factors by{0.0f, wholes ? wholes[lead] : 1.0f, wholes != nullptr, is_power(format)};
-#pragma unroll
-  for (int u = 0; u < U; ++u) {
+#pragma unroll 1
+  for (int u = 0; u < U; ++u, move_up(loaded), move_up(stored)) {
     const u32 v = first + u * blockDim.x;
     if (v >= count) return;
     float decoded[N];
-    decode_all<Element>(loaded[u], decoded);
-    by.scale = scale_value(stored[u], format.scale_type);
+    decode_all<Element>(loaded[0], decoded);
+    by.scale = scale_value(stored[0], format.scale_type);
     put(values + start + i64(v) * N, values_of<T>(decoded, by));
   }
 }

@@ -63,12 +63,11 @@ grouped_lanes(const T* x, u8* codes, void* scales, const Index* offsets, const I
       loaded[u] = v < count ? hold<T, N>(x + row * columns + i64(v) * N) : Held<T, N>{};
     }
     u32 stored[U / S];
-    Held<u8, N> made[U];
-    quantize_lanes<T, Element, R, K, S>(loaded, lanes, format, whole, stored, made);
-#pragma unroll
-    for (int u = 0; u < U; ++u)
-      if (first + 32 * u < count)
-        put(codes + row * columns + i64(first + 32 * u) * N, made[u]);
+    quantize_lanes<T, Element, R, K, S>(
+        loaded, lanes, format, whole, stored, [&](int u, const Held<u8, N>& made) {
+          const int v = first + 32 * u;
+          if (v < count) put(codes + row * columns + i64(v) * N, made);
+        });
     if ((lane & (lanes - 1)) >= S) continue;
 #pragma unroll
     for (int s = 0; s < U / S; ++s) {

@@ -76,7 +76,7 @@ def warm_up(device: int = 0) -> None:
     Before a CUDA graph is captured, say; calling each op once on like inputs also does.
     """
     catalogue.warm_up(target_for(device))
-    for file, expressions in catalogue.instances().items():
+    for file, expressions in catalogue.launched().items():
         for expression in expressions:
             function(file, expression, device)
 

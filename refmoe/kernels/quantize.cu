@@ -52,11 +52,12 @@ quantize_groups(const T* x, u8* codes, void* scales, const Whole* wholes,
     loaded[u] = v < count ? hold<T, N>(x + (start + v) * N) : Held<T, N>{};
   }
   u32 stored[U / S];
-  Held<u8, N> made[U];
-  quantize_lanes<T, Element, R, K, S>(loaded, lanes, format, whole_at(wholes, lead), stored, made);
-#pragma unroll
-  for (int u = 0; u < U; ++u)
-    if (first + 32 * u < count) put(codes + (start + first + 32 * u) * N, made[u]);
+  quantize_lanes<T, Element, R, K, S>(
+      loaded, lanes, format, whole_at(wholes, lead), stored,
+      [&](int u, const Held<u8, N>& made) {
+        const Index v = first + 32 * u;
+        if (v < count) put(codes + (start + v) * N, made);
+      });
   if ((lane & (lanes - 1)) >= S) return;
 #pragma unroll
   for (int s = 0; s < U / S; ++s) {
@@ -114,11 +115,11 @@ quantize_tiles(const T* x, u8* codes, void* scales, const Whole* wholes,
       choose_scale<K>(maximum_over_block(amax), format, whole_at(wholes, lead));
   if (threadIdx.x == 0) put_scale(scales, block, chosen.scale.stored, format.scale_type);
   walk = start;
-#pragma unroll
-  for (int u = 0; u < U; ++u, walk.next()) {
+#pragma unroll 1
+  for (int u = 0; u < U; ++u, walk.next(), move_up(held)) {
     if (threadIdx.x + i64(u) * blockDim.x >= count) return;
-    put(codes + walk.at<N>(place, shape.columns),
-                 codes_of<T, Element, R, K>(held[u], chosen, format, missing));
+    put(codes + walk.template at<N>(place, shape.columns),
+        codes_of<T, Element, R, K>(held[0], chosen, format, missing));
   }
   walk = rest;
 #pragma unroll 1
@@ -197,13 +198,12 @@ quantize_whole(const T* x, u8* codes, void* scales, const u32* amaxes,
   }
   const Chosen chosen = choose_scale<K>(amaxes[lead], format, Whole{1.0f, 1.0f});
   if (first == 0) put_scale(scales, lead, chosen.scale.stored, format.scale_type);
-#pragma unroll
-  for (int u = 0; u < U; ++u) {
+#pragma unroll 1
+  for (int u = 0; u < U; ++u, move_up(loaded)) {
     const i64 at = (first + 256 * u) * N;
     bool missing = false;
-    amax_of(loaded[u], format.nonfinite, missing);
+    amax_of(loaded[0], format.nonfinite, missing);
     if (at < per_lead)
-      put(codes + start + at,
-                   codes_of<T, Element, R, K>(loaded[u], chosen, format, missing));
+      put(codes + start + at, codes_of<T, Element, R, K>(loaded[0], chosen, format, missing));
   }
 }

@@ -25,6 +25,9 @@ template <int V> __device__ __forceinline__ float value_at(const float (&values)
   return __shfl_sync(kAllLanes, own, index % 32);
 }
 
+// Columns a lane up to which groups are told apart: wider ones are left to the naive kernel.
+constexpr int kGroupedColumns = 8;
+
 // Leaves the keys of the best groups and gives all others the fill; at most 32 groups.
 template <int V>
 __device__ __forceinline__ void keep_groups_of_warp(u32 (&keys)[V], const Router& router) {
@@ -86,7 +89,8 @@ __device__ __forceinline__ void score_all(float (&scores)[V], i32 columns, const
   for (int v = 0; v < V; ++v) scores[v] = __fmul_rn(scores[v], share);
 }
 
-// One warp does one token: V columns a lane, up to 32 slots, groups and shared columns.
+// One warp does one token: V columns a lane, up to 32 slots, groups (of at most 256 columns) and
+// shared columns.
 // Grid: ceil(tokens / 4), block 128.
 template <class T, Score S, int V>
 __global__ void __launch_bounds__(128)
@@ -118,7 +122,8 @@ route_warps(const T* given, i64 tokens, i32* ids, float* weights, float* shared_
         key = __fadd_rn(key, read_float(router.bias, router.bias_type, c));
       keys[v] = c < router.choices ? sortable(key) : 0u;
     }
-    if (router.groups != router.top_groups) keep_groups_of_warp(keys, router);
+    if (V <= kGroupedColumns && router.groups != router.top_groups)
+      keep_groups_of_warp(keys, router);
 #pragma unroll 1
     for (i32 j = 0; j < k; ++j) {
       u32 key;

@@ -34,7 +34,7 @@ from on_gpu import (  # noqa: E402
 from on_gpu.place import Place  # noqa: E402
 from on_gpu.report import Check, Report  # noqa: E402
 
-from refmoe.kernels import loader  # noqa: E402
+from refmoe.kernels import cache, catalogue, loader  # noqa: E402
 from refmoe.kernels.bench.compiling import compiling  # noqa: E402
 from refmoe.kernels.bench.host import launches  # noqa: E402
 from refmoe.kernels.bench.memory import memory_bound  # noqa: E402
@@ -105,6 +105,8 @@ def main() -> int:
         _describe(report, place)
         if not options.touch:
             loader.warm_up(place.device.index)
+        for file, expressions in catalogue.instances().items():
+            cache.fetch(file, expressions, loader.target_for(place.device.index or 0))
         _correct(report, sections, place)
         if not (options.no_times or options.touch):
             _times(report, place)

@@ -26,16 +26,16 @@ def compiling(device: torch.device) -> Iterator[Time]:
         yield Time(f"compile everything, {label}", spent, "s", target=target_time)
     slowest, hit = 0.0, 0.0
     with _fresh_cache():
-        for file, expressions in catalogue.instances().items():
-            one = (expressions[-1],)
+        for file, expressions in catalogue.launched().items():
+            one = expressions[:1]  # the one that takes longest
             start = time.perf_counter()
             cache.fetch(file, one, target)
             middle = time.perf_counter()
             cache.fetch(file, one, target)
             slowest = max(slowest, middle - start)
             hit = max(hit, time.perf_counter() - middle)
-    yield Time("compile one instance, slowest file", slowest, "s", target="<= 1")
-    yield Time("from the disk cache, slowest file", hit, "s", target="<= 0.05")
+    yield Time("compile one instance, the slowest", slowest, "s", target="<= 1")
+    yield Time("one instance from the disk cache", hit, "s", target="<= 0.05")
 
 
 @contextmanager

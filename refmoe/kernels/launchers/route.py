@@ -25,8 +25,8 @@ _METHODS = ("topk", "sparsemixer", "hash")
 _BIASES = ("none", "selection", "logits")
 _LOGITS = tuple(TYPES)
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-#: What one warp takes: columns, and slots, groups and shared columns.
-_WARP_COLUMNS, _WARP = 1024, 32
+#: What one warp takes: columns, of groups too, and slots, groups and shared columns.
+_WARP_COLUMNS, _GROUPED_COLUMNS, _WARP = 1024, 256, 32
 
 #: struct Router of route.cuh: bias, per-expert scale, hash table, token ids and the
 #: table's rows, then what depends on the layer and the types alone.
@@ -86,7 +86,9 @@ def route_tokens(
     weights = torch.empty((tokens, k), dtype=torch.float32, device=device)
     shape = (tokens, routing.shared_logits)
     shared = torch.empty(shape, dtype=torch.float32, device=device)
-    fits = columns <= _WARP_COLUMNS and k <= _WARP and routing.groups <= _WARP
+    grouped = routing.groups != routing.top_groups
+    widest = _GROUPED_COLUMNS if grouped else _WARP_COLUMNS
+    fits = columns <= widest and k <= _WARP and routing.groups <= _WARP
     if (
         naive or not fits or routing.shared_logits > _WARP
         or routing.method == "sparsemixer"
