@@ -10,8 +10,8 @@ from refmoe.score.text import percent
 Part = dict[str, Any]
 
 
-def tables(parts: dict[str, Part]) -> str:
-    """Two tables, of all parts; that of CUDA mutants may be missing."""
+def tables(parts: dict[str, Part]) -> tuple[str, str]:
+    """What was measured, and other comparisons; the part `cuda` may be missing."""
     measured = [("measured", "result"), *_measured(parts)]
     rules = [
         (
@@ -20,7 +20,7 @@ def tables(parts: dict[str, Part]) -> str:
         ),
         *_rules(parts),
     ]  # fmt: skip
-    return f"{_markdown(measured)}\n\n{_markdown(rules)}"
+    return _markdown(measured), _markdown(rules)
 
 
 def _measured(parts: dict[str, Part]) -> Iterator[tuple[str, str]]:
