@@ -31,7 +31,7 @@ from fuzz.mutator.options import PROFILES, parsed
 from fuzz.mutator.processes import Pool, Task, Tell, in_order
 from fuzz.mutator.report import Report
 from fuzz.mutator.survey import by_kernel, survey
-from fuzz.mutator.trial import RETURNS, Trial, tried_all
+from fuzz.mutator.trial import RETURNS, UNSEEN, Trial, tried_all
 from refmoe.kernels import compiler, emulated
 from refmoe.kernels.source import replaced
 from refmoe.loading import load
@@ -199,8 +199,10 @@ class _Run:
 
     def enter(self, mutant: Mutant, found: dict[str, Any]) -> None:
         """One result."""
-        if self.options.do == "compile" and found["status"] == "never ran":
-            found = {"status": "never ran"}
+        if self.options.do == "compile":
+            # There are no cases; what is left of the reason is a kernel that changes.
+            reason = found.get("reason", "").replace(UNSEEN, "changes ")
+            found = {**found, "reason": reason}
         self.report.enter(mutant, {**found, "device": self.device})
         line = f"{self.report.mutants[mutant.id]['status']:14} {mutant.id}"
         print(f"{line}  {', '.join(found.get('killed_by', ()))}", flush=True)

@@ -30,6 +30,8 @@ from refmoe.verify import Verifier
 
 #: The property that is broken by a call that does not come back.
 RETURNS = "contract:returns"
+#: How the reason begins why a mutant never ran that changes something.
+UNSEEN = "only in kernels that no case launches, as "
 #: Cases of each changed kernel in the first round: about one of each kind of inputs.
 FIRST = 16
 #: The order of threads in which the emulator runs what survived: warps run ahead.
@@ -64,7 +66,7 @@ def tried_all(
     for mutant in mutants:
         tell({"mutant": mutant.id, "at": ""})
         found = tried(trial, mutant, texts[mutant.file], kernels, tell)
-        if not trial.emulated and found["status"] != "crashed":
+        if torch.cuda.is_initialized() and found["status"] != "crashed":
             try:
                 torch.cuda.synchronize()
             except RuntimeError as error:
@@ -147,7 +149,7 @@ def _result(
     for kernel in spare:
         tell({"at": f"building {kernel[1]}"})
         if build.changes(kernel):
-            reason = f"only in kernels that no case launches, as {kernel[1]}"
+            reason = f"{UNSEEN}{kernel[1]}"
             return {"status": "never ran", "reason": reason}
     return {"status": "equivalent", "reason": "same machine code"}
 

@@ -276,3 +276,18 @@ def test_run_goes_on_where_it_was_killed(
     capsys.readouterr()
     assert main(["show", "--json", str(path)]) == 0
     assert first[0]["status"] in capsys.readouterr().out
+
+
+def test_compile_tells_what_does_not(
+    tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches mutants that are not told from others for want of a GPU."""
+    monkeypatch.setattr(runs, "files", lambda: TEXTS)
+    path = tmp_path / "report.json"
+    words = ["compile", "--json", str(path), "--file", "rows.cu", "--operator"]
+    rest = ["wrong axis", "--count", "6", "--among", "9000", "-n", "1"]
+    assert main([*words, *rest, "--deadline", "120"]) == 0
+    entries = json.loads(path.read_text())["mutants"]
+    found = {entry["after"]: entry["status"] for entry in entries}
+    assert set(found.values()) == {"not compiling", "never ran"}
+    assert all("error" in e["reason"] or "changes" in e["reason"] for e in entries)
