@@ -227,8 +227,7 @@ class Stages:
 
     def out(self) -> Tap:
         """The layer's output [T, H], rounded to its type."""
-        layer, numerics = self.layer, self.numerics
-        total = self.routed()
+        layer, numerics, total = self.layer, self.numerics, self.routed()
         if layer.shared is not None:
             shared = self.shared() if self.replicated else None
             total = with_shared(total, shared, layer.shared, numerics)
