@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from refmoe.score import document, matrix, readme
-from refmoe.score.text import status
 from refmoe.score.properties import PROPERTIES
+from refmoe.score.text import status
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORE = ROOT / "docs" / "evidence" / "score.json"
