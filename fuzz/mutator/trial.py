@@ -66,7 +66,8 @@ def tried_all(
     for mutant in mutants:
         tell({"mutant": mutant.id, "at": ""})
         found = tried(trial, mutant, texts[mutant.file], kernels, tell)
-        if torch.cuda.is_initialized() and found["status"] != "crashed":
+        started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        if started and found["status"] != "crashed":
             try:
                 torch.cuda.synchronize()
             except RuntimeError as error:
