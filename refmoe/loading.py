@@ -224,7 +224,7 @@ def _check_types(name: str, attributes: Mapping[str, Any]) -> None:
             if key != "graph_safe":
                 raise wrong(key, "True or False")
             if not isinstance(value, tuple):
-                raise wrong(key, "True, False or a tuple of tactics")
+                raise wrong(key, "True, False or a tuple of ops and tactics")
         if key == "numerics" and not isinstance(value, Numerics | str):
             raise wrong(key, "a refmoe.Numerics or the name of a preset")
         if key == "layouts":

@@ -36,8 +36,8 @@ ATTRIBUTES: dict[str, str] = {
     "stable": "bool: rows of one expert keep the order of their slots",
     "signed_zeros": "bool: zeros that no error could have moved keep their signs",
     "deterministic": "bool: the same call gives the same bits",
-    "graph_safe": "bool: may be captured in a CUDA graph; or a tuple of the tactics "
-    "that may, the port's own choice among them",
+    "graph_safe": "bool: may be captured in a CUDA graph; or a tuple of the ops and "
+    "tactics that may",
     "batch_invariant": "bool: a token's bits do not depend on the batch",
     "mutates": "tuple of argument names that a call may change",
     "on_arch": "function (arch) -> context manager: within it, calls run the code of "

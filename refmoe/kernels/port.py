@@ -29,6 +29,7 @@ from refmoe.kernels.launchers.prepare import prepare
 from refmoe.kernels.launchers.quantize import quantize
 from refmoe.kernels.launchers.route import route
 from refmoe.kernels.paths import on_arch
+from refmoe.protocol import OPS
 
 __all__ = [
     "activate", "activate_quantize", "alignment", "batch_invariant", "combine",
@@ -45,8 +46,10 @@ name = "refmoe.kernels"
 device = "cuda"
 stable = deterministic = batch_invariant = True
 alignment = 1
-#: Libraries get an expert's rows by offsets that are read back.
+#: Libraries get an expert's rows by offsets that are read back; how many rows `permute`
+#: returns is read back as well.
 graph_safe = (
+    *(op for op in OPS if op != "permute"),
     *(name for name in names() if name not in ("torch", "cublas")), *FORMS,
 )  # fmt: skip
 

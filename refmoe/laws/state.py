@@ -137,8 +137,10 @@ def _no_graph(case: Case, port: Port) -> str | None:
     safe = port.get("graph_safe", False)
     if not safe:
         return "the port does not declare graph_safe"
-    if case.tactic is not None and safe is not True and case.tactic not in safe:
-        return f"tactic {case.tactic} is none of the port's graph_safe ones"
+    if safe is not True:
+        for what, name in (("op", case.op), ("tactic", case.tactic)):
+            if name is not None and name not in safe:
+                return f"{what} {name} is not among what the port calls graph_safe"
     if not port.device.startswith("cuda"):
         return f"there are no graphs on {port.device}"
     return _empty(case, port)

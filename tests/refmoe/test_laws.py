@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -269,6 +270,26 @@ def test_laws_say_why_they_have_nothing_to_say(
     record = Verifier().check(port_of(Plain(), "plain"), parse(f"{line} law={law}"))
     assert record.kind is Kind.UNSUPPORTED
     assert reason in record.judgement.verdict.detail
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (
+            "permute T=4 E=4 k=2",
+            "op permute is not among what the port calls graph_safe",
+        ),
+        (f"{MOE} tactic=torch", "tactic torch is not among"),
+        (f"{MOE} tactic=naive", "there are no graphs on cpu"),
+    ],
+)
+def test_laws_capture_what_is_graph_safe(line: str, reason: str) -> None:
+    port = SimpleNamespace(
+        moe=Plain().moe, permute=Plain().permute, device="cpu",
+        tactics=lambda case: ("naive", "torch"), graph_safe=("moe", "naive"),
+    )  # fmt: skip
+    case = parse(f"{line} law=captured")
+    assert reason in str(law_called("captured").objection(case, port_of(port, "some")))
 
 
 def test_laws_are_words_of_a_case() -> None:

@@ -114,6 +114,10 @@ def test_port_misspelt_names_are_pointed_out(value: Any, reason: str) -> None:
 
 UNFIT = [
     ({"moe": 3}, "moe=3 is not callable"),
+    (
+        {"moe": moe, "graph_safe": "moe"},
+        "graph_safe='moe' is a str; give True, False or a tuple of ops and tactics",
+    ),
     ({"moe": moe, "stable": "yes"}, "stable='yes' is a str; give True or False"),
     ({"moe": moe, "numerics": 3}, "numerics=3 is a int; give a refmoe.Numerics"),
     ({"moe": moe, "taps": "ids"}, "taps='ids' is a str; give a tuple of names"),
