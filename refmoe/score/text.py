@@ -105,7 +105,7 @@ def _cuda(part: Part) -> Iterator[str]:
     yield f"{seen} of {of} seen, of those that ran and are not equivalent{share}"
     yield f"device: {part['device']}"
     yield ", ".join(f"{count} {status}" for status, count in part["statuses"].items())
-    for title, key in (("killed by", "killed_by"), ("by that alone", "alone")):
+    for title, key in (("killed by", "killed_by"), ("the only one on record", "alone")):
         order = sorted(part[key].items(), key=lambda item: -item[1])
         yield f"{title}: {', '.join(f'{name} {count}' for name, count in order)}"
     for one in part["survivors"]:

@@ -178,7 +178,7 @@ class Plain(Router, Experts, Omni):
             width = shared.intermediate // shared.count
             hidden = hidden * gammas.repeat_interleave(width, dim=1)
         hidden = self.rounded(hidden, "intermediate")
-        if isinstance(back, Blocks):
+        if isinstance(back, Blocks) and isinstance(layer.requantize, BlockFormat):
             hidden = self.seen(hidden, layer.requantize, params.intermediate_scale)
         y = self.rounded(self.product(hidden, self.unpacked(back)), "down")
         if shared.combine == "gated" and params.shared_gate is not None:

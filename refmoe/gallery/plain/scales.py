@@ -44,7 +44,7 @@ def given_scale(decode: Tensor) -> Whole:
 
 def whole_scale(amax: Tensor, form: BlockFormat) -> Whole:
     """encode and decode scale of a tensor, from its amax."""
-    top = torch.tensor(largest(form) * 448.0)
+    amax, top = amax.float(), torch.tensor(largest(form) * 448.0)
     if form.recipe in ("torchao", "modelopt"):
         decode = (amax / top).clamp(min=2.0**-149)
         decode = torch.where(amax == 0, 1.0, decode)
