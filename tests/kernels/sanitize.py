@@ -31,6 +31,7 @@ TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 #: by initcheck alone, which must know what was written.
 _OTHERS = "kns=2at6native"
 _BLOCK = re.compile(r"\n(?=={9} [^ ])")
+_CASES = "python3 tests/kernels/gpu_check.py --touch"
 _KERNEL = re.compile(r"={9}     (?:at|and \w+ access at)\s+(.*)\+0x")
 _HEAD = re.compile(r"={9} (?!COMPUTE|ERROR|RACECHECK)(\S.*?)(?: between .*)?\n")
 
@@ -70,8 +71,9 @@ def run(tool: str, limit: float) -> dict[str, Any]:
         log, report = Path(folder, "log"), Path(folder, "report.json")
         command = [
             "compute-sanitizer", "--tool", tool, "--print-limit", "0",
-            "--log-file", str(log), "--show-backtrace", "no",
+            "--show-backtrace", "no",
             *(() if tool == "initcheck" else ("--kernel-name-exclude", _OTHERS)),
+            "--log-file", str(log),
             sys.executable, str(HERE / "gpu_check.py"), "--touch", "--json",
             str(report),
         ]  # fmt: skip
@@ -89,7 +91,7 @@ def run(tool: str, limit: float) -> dict[str, Any]:
     return {
         "status": status,
         "seconds": time.perf_counter() - start,
-        "command": " ".join([*command[:-2], "--json FILE"]),
+        "command": " ".join([*command[: command.index("--log-file")], _CASES]),
         "cases": f"{len(checks)} cases, {len(failed)} failed",
         "failed": failed,
         "in our kernels": dict(ours),

@@ -41,7 +41,7 @@ class Time:
         return "  ".join(parts)
 
 
-def graph_time(calls: Sequence[Callable[[], object]]) -> float:
+def graph_time(calls: Sequence[Callable[[], object]], replays: int = _REPLAYS) -> float:
     """Microseconds per call: all calls in one CUDA graph, the median of its replays."""
     new: Any = torch.cuda.Event
     for call in calls:
@@ -52,7 +52,7 @@ def graph_time(calls: Sequence[Callable[[], object]]) -> float:
         # Results stay alive: reused memory would stay in the cache.
         kept = [call() for call in calls]
     times: list[float] = []
-    for round_ in range(_REPLAYS + _WARM):
+    for round_ in range(replays + _WARM):
         start, stop = new(enable_timing=True), new(enable_timing=True)
         start.record()
         graph.replay()
