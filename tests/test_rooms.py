@@ -30,8 +30,8 @@ ROOMS = {
         port loading regimes problem results arrangement compare vacuity
         stages reference judged evidence declarations
         graph guard runner judge exhibit laws worker strategies shrink diagnose identify
-        profiles plan schedule undeclared departure record interrupt verify study campaign
-        bench exchange expected report score plugin cli conformance __main__
+        profiles plan schedule undeclared departure record interrupt verify study
+        campaign bench exchange expected report score plugin cli conformance __main__
     """.split(),
 }
 #: Implementations: they import what they like of the rooms, and are loaded by name.
