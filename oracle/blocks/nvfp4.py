@@ -18,6 +18,11 @@ modelopt   a / (6 decode), >= 2^-9        x / (s decode)               cannot be
 torchao and modelopt define decode = A / 2688; the others 1 / encode. Sources: arXiv
 2509.25149, appendix B (paper); the reference quantisers of Transformer Engine,
 FlashInfer and vLLM (one recipe), torchao and Model Optimizer.
+
+What x meets is held to fp32's largest number, except under torchao, where it may be
+infinite (decode <= 2^-128, or little above it under a small s): then every x but zero
+has the largest code. There torchao's own zeros become NaN, whose code depends on the
+processor; here they stay zeros.
 """
 
 from __future__ import annotations
@@ -61,7 +66,7 @@ def block_operand(
     """What x is multiplied by (``modelopt``: divided by) under each block scale."""
     scale = decode_element(stored, "e4m3")
     if format.recipe == "torchao":
-        operand = fp32(whole.encode / scale).clamp(max=FP32_MAX)
+        operand = fp32(fp32(1 / whole.decode) / scale)
     else:
         operand = fp32(scale * whole.decode)
         if multiplies(format):

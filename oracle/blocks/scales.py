@@ -106,6 +106,8 @@ def scaled_by(
     A float64 x is rounded to fp32 after meeting a scale that is no power of two.
     """
     scaled = x * operand if multiplies(format) else x / operand
+    if format.recipe == "torchao":  # zeros stay zeros under an infinite operand
+        scaled = torch.where(x == 0, x, scaled)
     if x.dtype is torch.float64 and not is_power(format):
         return fp32(scaled)
     return scaled

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from oracle.scalar.elements import decode, encode
+from oracle.scalar.elements import Value, decode, encode, round_to
 from oracle.scalar.scales import fp32, inverse, maximum_of
 
 #: Recipes that keep a block scale away from zero.
@@ -33,7 +33,8 @@ def whole_of(amax: Fraction, format: Any) -> Whole:
     """From the tensor's amax; a tensor of zeros has 1 (``te``: the largest encode)."""
     top = maximum_of(format) * 448
     if format.recipe in LEAST:
-        return given(fp32(amax / top) if amax else Fraction(1))
+        least = Fraction(1, 2**149)
+        return given(max(fp32(amax / top), least) if amax else Fraction(1))
     if amax == 0 and format.recipe != "te":
         return ONE
     scale = inverse(amax, top)
@@ -61,11 +62,15 @@ def block_byte(amax: Fraction, whole: Whole, format: Any) -> int:
     return encode(max(scale, LEAST.get(format.recipe, scale)), "e4m3")
 
 
-def quotient(x: Fraction, byte: int, whole: Whole, format: Any) -> Fraction:
-    """x as its code is chosen from; a scale of zero gives 0 (``te``: the largest)."""
+def quotient(x: Fraction, byte: int, whole: Whole, format: Any) -> Value:
+    """x as its code is chosen from; a scale of zero gives 0 (``te``: the largest).
+
+    Under ``torchao`` x may meet infinity, which leaves zeros alone.
+    """
     scale = Fraction(decode(byte, "e4m3"))
     if format.recipe == "torchao":
-        return fp32(x * inverse(scale, inverse(whole.decode)))
+        operand = round_to(round_to(1 / whole.decode, "fp32") / scale, "fp32")
+        return round_to(x * operand, "fp32") if x else x
     if scale == 0 and format.recipe != "te":
         return Fraction(0)
     if format.recipe == "modelopt":

@@ -4,7 +4,8 @@
 #include "packed.cuh"
 
 // The scale of a block with this amax. A block that is not finite becomes NaN, its codes 0; one
-// that is `plain` has no Inf, and a scale that is safe to divide by in short, through 1 / scale.
+// that is `plain` has no Inf, meets none (in NVFP4 after torchao it may), and has a scale that is
+// safe to divide by in short, through 1 / scale.
 struct Chosen {
   Scale scale;
   float inverse;
@@ -15,7 +16,8 @@ __device__ __forceinline__ Chosen choose_scale(u32 amax, const Format& format, W
   if (amax >= kInfinity && format.nonfinite != kSaturate)
     return {{nan_scale(format.scale_type), 0.0f}, 0.0f, true, false};
   const Scale scale = scale_of<K>(__uint_as_float(amax), format, whole);
-  if (K != kDivided) return {scale, 0.0f, false, amax < kInfinity};
+  if (K == kPower) return {scale, 0.0f, false, amax < kInfinity};
+  if (K == kMultiplied) return {scale, 0.0f, false, amax < kInfinity && scale.operand < infinity()};
   const bool safe = scale.operand > power_of_two(-80) && scale.operand < power_of_two(80) &&
                     __uint_as_float(amax) * power_of_two(-40) < scale.operand;
   return {scale, divide(1.0f, scale.operand), false, amax < kInfinity && safe};
@@ -35,7 +37,8 @@ template <bool Short> __device__ __forceinline__ float quotient(float x, float s
 // The codes of N values the long way: any rounding, any value, any scale.
 template <class Element, Rounding R, Kind K>
 __device__ __noinline__ u32 long_code(float value, float operand) {
-  const float scaled = K == kDivided ? divide(value, operand) : __fmul_rn(value, operand);
+  const float product = value == 0.0f ? value : __fmul_rn(value, operand);
+  const float scaled = K == kDivided ? divide(value, operand) : product;
   return encode<Element, R>(scaled) & 255u;
 }
 template <class T, class Element, Rounding R, Kind K, int N>

@@ -60,7 +60,8 @@ __device__ __forceinline__ u8 code_at(const void* x, i64 i, int type, const Chos
                                       const Format& format) {
   if (chosen.broken) return 0;
   const float value = get_float(x, i, type), operand = chosen.scale.operand;
-  const float scaled = format.kind == kDivided ? divide(value, operand) : __fmul_rn(value, operand);
+  const float product = value == 0.0f ? value : __fmul_rn(value, operand);
+  const float scaled = format.kind == kDivided ? divide(value, operand) : product;
   const u32 code = encode_as<R>(format.element, scaled);
   const bool is_float = format.element <= int(Elements::e5m2);
   const u32 negative_zero = format.element == int(Elements::e2m1)   ? 8u

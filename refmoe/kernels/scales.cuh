@@ -11,7 +11,7 @@ enum Nonfinite { kPropagate, kSaturate };
 // One copy of the division's long way round: a kernel holds a dozen of them once a block.
 __device__ __noinline__ float divide(float a, float b) { return __fdiv_rn(a, b); }
 
-constexpr float kLargestFloat = 3.40282346638528859812e38f;
+constexpr float kLargestFloat = 3.40282346638528859812e38f, kLeastFloat = 1.401298464324817e-45f;
 
 // A block format, rounding apart (a template argument; so are element and kind where it counts).
 struct Format {
@@ -95,7 +95,7 @@ __device__ __noinline__ Whole whole_of(float amax, const Format& format) {
   const float largest = format.maximum * 448.0f;
   amax = at_most_largest(amax);
   if (format.recipe == kTorchao || format.recipe == kModelopt)
-    return given_whole(amax == 0.0f ? 1.0f : divide(amax, largest));
+    return given_whole(amax == 0.0f ? 1.0f : fmaxf(divide(amax, largest), kLeastFloat));
   if (amax == 0.0f && format.recipe != kTe) return {1.0f, 1.0f};
   const float encode = at_most_largest(divide(largest, amax));
   return {encode, divide(1.0f, encode)};

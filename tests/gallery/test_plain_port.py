@@ -42,6 +42,17 @@ def test_plain_quantize_yields_the_oracles_bytes(name: str) -> None:
             assert torch.equal(exact.dequantize(want), dequantize(want))
 
 
+@pytest.mark.parametrize("exponent", range(-149, -108, 4))
+def test_plain_quantize_nvfp4_torchao_at_tiny_amax(exponent: int) -> None:
+    """Catches 0 * Inf under a reciprocal past fp32, and a global scale of zero."""
+    form, row = PRESETS["nvfp4:torchao"], torch.tensor([1.5, -0.5, 0.0, -0.0] * 8)
+    x = (torch.stack([row, row / 128, row * 0]).double() * 2.0**exponent).float()
+    want, got = quantize(x, form), Plain().quantize(x, form)
+    assert torch.equal(got.codes, want.codes)
+    assert torch.equal(got.scales, want.scales)
+    assert torch.equal(got.global_scale, want.global_scale)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_plain_layer_is_within_the_oracles_bounds(model: str) -> None:
     """Catches a model that the two read differently."""

@@ -73,6 +73,22 @@ def test_quantize_equals_oracle(name: str, emulated: None) -> None:
     same(quantize(x, name, naive=True), want)
 
 
+@pytest.mark.parametrize("name", [n for n in DISTINCT if n.startswith("nvfp4")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantize_nvfp4_at_tiny_amax(
+    name: str, dtype: torch.dtype, emulated: None
+) -> None:
+    """Catches 0 * Inf under torchao's reciprocal, and a global scale of zero."""
+    row = torch.tensor([1.0, -0.5, 0.25, 0.0, -0.0, -0.75, 2**-5, -(2.0**-9)] * 4)
+    rows = torch.stack([row, row * 2.0**-7, row * 0]).double()
+    x = rows.repeat_interleave(16, 0)
+    for exponent in range(-149, -108, 3):
+        tiny = (x * 1.75 * 2.0**exponent).to(dtype)
+        want = oracle.quantize(tiny, name)
+        same(quantize(tiny, name), want)
+        same(quantize(tiny, name, naive=True), want)
+
+
 def edges(maximum: float, mantissa: int) -> torch.Tensor:
     """Every bf16 magnitude; fp32 ones next to where scale rules change their mind."""
     bits = torch.arange(2**15, dtype=torch.int16).view(torch.bfloat16).float()

@@ -107,12 +107,21 @@ def test_scalar_blocks_agree_under_a_given_global_scale(name, data, exponent, fr
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("nvfp4")])
 def test_scalar_blocks_agree_on_zeros_beside_tiny_numbers(name):
-    """The reciprocals overflow fp32 and are held there: 0 * Inf would make a NaN."""
+    """The reciprocals overflow fp32, by torchao's recipe to Inf: 0 * Inf is NaN."""
     format = first.preset(name)
     x = torch.zeros(32, 16)
     x[0, 0] = 2.0**-111
     same_bytes(x, format)
     assert not first.quantize(x, format).codes[16:].any()
+
+
+@pytest.mark.parametrize("exponent", range(-149, -108))
+def test_scalar_nvfp4_torchao_agrees_on_every_tiny_amax(exponent):
+    """The global scale held at 2^-149, and saturation under an infinite reciprocal."""
+    x = torch.zeros(3, 16)
+    x[0, 0], x[0, 1] = 2.0**exponent, -(2.0 ** max(exponent - 24, -149))
+    x[1, 0], x[1, 1] = 2.0 ** max(exponent - 9, -149), -0.0
+    same_bytes(x, first.preset("nvfp4:torchao"))
 
 
 def test_scalar_blocks_agree_on_every_bf16_amax():

@@ -189,6 +189,55 @@ def test_quantize_nvfp4_single_level():
     assert torch.equal(ours.codes, unpack(codes))
 
 
+def _tiny(exponent, dtype):
+    """Three rows of blocks with amax 1.75 * 2^exponent and less, down to zeros."""
+    amax = 1.75 * 2.0**exponent
+    fillers = [1.0, -0.5, 0.25, -0.75, 0.0, -0.0, 2.0**-5, -(2.0**-9)] * 2
+    rows = torch.tensor([1.0, 2.0**-7, 0.0], dtype=torch.float64)[:, None]
+    return (rows * torch.tensor(fillers) * amax).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantize_nvfp4_every_tiny_amax(dtype):
+    """An infinite (1 / decode) / s saturates all but zeros, which torchao makes NaN."""
+    least = -149 if dtype is torch.float32 else -133
+    infinite = set()
+    for exponent in range(least, -89):
+        x = _tiny(exponent, dtype)
+        scale = per_tensor_amax_to_scale(x.abs().max())
+        ours = quantize(x, "nvfp4:torchao")
+        if scale == 0:  # torchao's blocks then decode to zeros or NaN
+            assert exponent < -138
+            assert ours.global_scale == 2.0**-149
+            scale = ours.global_scale
+        scales, packed = nvfp4_quantize(x, per_tensor_scale=scale)
+        codes = unpack(packed)
+        assert ours.global_scale == scale
+        assert torch.equal(ours.scales, scales.view(torch.uint8))
+        operand = (1 / scale) / scales.float()
+        nan = (x == 0) & operand.isinf()
+        assert torch.equal(ours.codes[~nan], codes[~nan])
+        assert torch.equal(ours.codes[nan], x[nan].signbit().to(torch.uint8) * 8)
+        # x86 makes a negative NaN of 0 * Inf, others a positive one.
+        assert set(codes[nan].tolist()) <= {3, 11}
+        saturated = (x != 0) & operand.isinf()
+        assert (ours.codes[saturated] & 7 == 7).all()
+        infinite.add((bool(nan.any()), bool(saturated.any())))
+    assert infinite == {(False, False), (True, False), (True, True)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantize_nvfp4_single_level_every_tiny_amax(dtype):
+    """The block scale stops at 2^-6: codes shrink to zeros, none is infinite."""
+    least = -149 if dtype is torch.float32 else -133
+    for exponent in range(least, 4):
+        x = _tiny(exponent, dtype)
+        scales, packed = nvfp4_quantize(x)
+        ours = quantize(x, "nvfp4:torchao_single")
+        assert torch.equal(ours.scales, scales.view(torch.uint8))
+        assert torch.equal(ours.codes, unpack(packed))
+
+
 def _affine(x, block, low, high):
     """torchao's symmetric integers: scale in fp32, x times its reciprocal."""
     scale, zero = choose_qparams_affine(

@@ -69,6 +69,8 @@ class Quantizer(Arithmetic):
         meets = operand[..., :, None, :, None]
         divided = scales.divides(format)
         scaled = tiles.values / meets if divided else tiles.values * meets
+        if format.recipe == "torchao":  # zeros stay zeros under an infinite operand
+            scaled = torch.where(tiles.values == 0, tiles.values, scaled)
         if not scales.is_power(format):
             scaled = scaled.float()
         codes = self.encode(scaled, format)
