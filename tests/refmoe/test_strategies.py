@@ -30,6 +30,10 @@ SEARCH = settings(max_examples=1000, database=None, derandomize=True)
 def test_cases_parse_back_build_and_the_plain_port_is_right(case: Case) -> None:
     assert parse(str(case)) == case
     record = Verifier().check(PLAIN, case)
+    if record.kind is Kind.REFUSED:
+        # Codes times scales may pass what bf16 holds, which most formats do not take.
+        assert not build(case).inputs["x"].isfinite().all()
+        return
     assert record.kind in FINE, (record.case, record.judgement, record.log)
 
 
