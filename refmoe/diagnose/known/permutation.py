@@ -120,10 +120,6 @@ def _first_slot(place: Place, tap: Tap) -> Tap:
     return Tap(tap.value[:1].expand_as(tap.value).contiguous())
 
 
-def _inclusive(place: Place, tap: Tap) -> Tap:
-    return Tap(torch.cat((tap.value[1:], tap.value[-1:])))
-
-
 def _wrapped(place: Place, tap: Tap) -> Tap:
     counts = (tap.value.diff() + 128) % 256 - 128
     return Tap(torch.cat((tap.value[:1], counts.cumsum(0))))

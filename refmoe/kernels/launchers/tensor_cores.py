@@ -68,7 +68,8 @@ def tensor_cores(gemm: Gemm, tactic: Tactic | None = None) -> torch.Tensor:
     """The GEMM by mma.sync; what the units do not take goes to the naive kernel.
 
     Operands meet the unit as they are stored, codes as 16-bit floats that hold them
-    (int8 as it is, FP8 too: its own units keep some 14 bits of a sum up to Hopper);
+    (int8 as it is; FP8 as well, since units of its own may keep 14 bits of a sum, while
+    Hopper's mma.sync of FP8 converts to fp16 itself, see oracle/vectors/hardware_h100);
     scales multiply the sums of their blocks. Every tactic gives the same bits.
 
     Raises ValueError for a tactic that takes more shared memory than the target has.
