@@ -81,8 +81,10 @@ class Port:
     @property
     def device(self) -> str:
         """Where the port's tensors live: as declared, else the GPU if there is one."""
-        default = "cuda" if torch.cuda.is_available() else "cpu"
-        return str(self.get("device", default))
+        declared = self.get("device")
+        if declared is None:
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return str(declared)
 
     def tactics(self, case: Case) -> tuple[Any, ...]:
         """The ways in which the port may run the case's op; (None,) if only one.

@@ -13,7 +13,7 @@ from oracle.spec import BlockFormat, Layer
 from refmoe.kernels.launch import aligned
 from refmoe.kernels.launchers import activate as activation
 from refmoe.kernels.launchers.activate import activate
-from refmoe.kernels.launchers.backends import grouped_gemm, names
+from refmoe.kernels.launchers.backends import CAPTURED, grouped_gemm, names
 from refmoe.kernels.launchers.combine import combine
 from refmoe.kernels.launchers.dequantize import dequantize
 from refmoe.kernels.launchers.experts import DTYPES, experts
@@ -48,10 +48,7 @@ stable = deterministic = batch_invariant = True
 alignment = 1
 #: Libraries get an expert's rows by offsets that are read back; how many rows `permute`
 #: returns is read back as well.
-graph_safe = (
-    *(op for op in OPS if op != "permute"),
-    *(name for name in names() if name not in ("torch", "cublas")), *FORMS,
-)  # fmt: skip
+graph_safe = (*(op for op in OPS if op != "permute"), *CAPTURED, *FORMS)
 
 #: fp32 throughout, sums over the choices in their order, each result rounded once.
 numerics = Numerics(combine_order="slot")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,21 @@ def test_port_offers_its_ops_lazily() -> None:
         assert getattr(refmoe.kernels, name) is getattr(port, name)
     with pytest.raises(AttributeError, match="no attribute 'rout'"):
         refmoe.kernels.rout  # noqa: B018
+
+
+def test_port_is_loaded_without_a_look_at_the_gpu() -> None:
+    """Catches a load after which the processes forked from this one find no GPU."""
+    code = """if True:
+        import torch
+        def ask(*arguments):
+            raise SystemExit("loading the port asks for a GPU")
+        torch.cuda.is_available = torch.cuda.device_count = ask
+        torch.cuda.get_device_capability = torch.cuda._lazy_init = ask
+        from refmoe.loading import load
+        assert load("refmoe.kernels").device == "cuda"
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
 
 
 def test_port_emulated_is_the_same_port() -> None:

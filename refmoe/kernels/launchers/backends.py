@@ -33,6 +33,9 @@ _BACKENDS: dict[str, Backend] = {
     "mma_apart": activated_apart, "torch": by_torch, "cublas": by_cublas,
 }  # fmt: skip
 
+#: Those that read nothing back from the GPU: under CUDA graph capture too.
+CAPTURED = tuple(name for name in _BACKENDS if name not in ("torch", "cublas"))
+
 
 def names() -> tuple[str, ...]:
     """Every backend by name, but tactics that do not fit the current GPU."""
