@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import torch
+
+from refmoe.campaign.plan import Hosting
 
 
 def present() -> int | None:
@@ -46,3 +49,28 @@ def divided(
             fits = number == device or (chosen and not own and number < device)
         (runs if fits else never).append(arch)
     return tuple(runs), tuple(never)
+
+
+@dataclass(frozen=True, slots=True)
+class Scouted:
+    """Of the architectures asked for: those that run, without a GPU too, and never."""
+
+    runs: tuple[str, ...] = ()
+    emulated: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+
+
+def scouted(hosting: Hosting, names: Sequence[str], archs: Sequence[str]) -> Scouted:
+    """Load the ports, and divide the architectures by what they and the GPU offer.
+
+    Raises ValueError, TypeError or ImportError where a port cannot be loaded.
+    """
+    with hosting.opened() as (_, load):
+        ports = load(names)
+    if not archs:
+        return Scouted()
+    device = present()
+    emulated = set.intersection(*(set(port.get("emulates", ())) for port in ports))
+    chosen = all(port.get("on_arch") for port in ports)
+    runs, never = divided(archs, device, chosen=chosen, emulated=emulated)
+    return Scouted(runs, runs if device is None else (), never)

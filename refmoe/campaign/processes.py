@@ -1,25 +1,72 @@
-"""Where the processes of a campaign come from: a server that has loaded all, and forks.
+"""Where the processes of a campaign come from: forks of the command.
 
-It loads while the command still looks at its options, and once for all processes. It
-touches no GPU: each process opens the device for itself.
+The command loads everything once, and opens and starts nothing: ports are imported, and
+the GPU is looked at, in its forks alone.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkContext, ForkServerContext
+from typing import Any, TypeVar
+
+from refmoe.worker.nursery import untouched
+
+T = TypeVar("T")
 
 
-def server() -> ForkServerContext:
-    """The context of the server, which is started now unless it runs."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["refmoe.campaign.stream"])
-    forkserver.ensure_running()
-    return context
+def context() -> ForkContext | ForkServerContext:
+    """How processes are made: forked, where this one has neither threads nor a GPU.
+
+    Else a server loads everything once more, and forks.
+    """
+    if untouched():
+        return multiprocessing.get_context("fork")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["refmoe.campaign.stream"])
+    return server
+
+
+def elsewhere(function: Callable[..., T], *arguments: Any) -> T:
+    """What a function returns in a process of its own, which ends with it.
+
+    Raises what it raises where that is ValueError, TypeError or OSError; ImportError
+    for all else.
+    """
+    made = context()
+    ours, theirs = made.Pipe(duplex=False)
+    process = made.Process(target=_answered, args=(theirs, function, arguments))
+    process.start()
+    theirs.close()
+    try:
+        found, error = ours.recv()
+    except EOFError:
+        process.join()
+        raise ImportError(
+            f"the process that was to import the ports ended with status "
+            f"{process.exitcode}"
+        ) from None
+    process.join()
+    if error is not None:
+        raise error
+    answer: T = found
+    return answer
+
+
+def _answered(
+    pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    try:
+        pipe.send((function(*arguments), None))
+    except (ValueError, TypeError, OSError) as error:
+        pipe.send((None, type(error)(str(error))))
+    except Exception as error:
+        pipe.send((None, ImportError(f"{type(error).__name__}: {error}")))
 
 
 def orphaned() -> bool:
-    """Whether the command that asked for this process is gone."""
+    """Whether the command that made this process is gone."""
     parent = multiprocessing.parent_process()
     return parent is not None and not parent.is_alive()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from refmoe.campaign.plan import claim
-from refmoe.campaign.processes import server
+from refmoe.campaign.processes import context
 from refmoe.campaign.state import Tail, path_of
 from refmoe.campaign.stream import Job, work
 from refmoe.campaign.totals import Totals
@@ -35,10 +35,10 @@ def campaign(job: Job, watch: Watch = lambda totals: None) -> tuple[Totals, list
     folder belongs to another campaign.
     """
     claim(job.folder, job.plan)
-    context = server()
-    stop = context.Event()
+    made = context()
+    stop = made.Event()
     processes: dict[int, BaseProcess] = {
-        number: context.Process(
+        number: made.Process(
             target=work,
             args=(replace(job, stream=number), stop.is_set),
             name=f"stream {number}",
@@ -62,14 +62,11 @@ def _watched(folder: Path, processes: dict[int, BaseProcess], watch: Watch) -> T
     """Follow the streams until every process has ended."""
     found = Totals()
     tails = {number: Tail(path_of(folder, number)) for number in processes}
-    alive = True
+    alive = list(processes.values())
     while alive:
-        alive = any(process.is_alive() for process in processes.values())
+        wait([process.sentinel for process in alive], _PAUSE)
+        alive = [process for process in alive if process.is_alive()]
         for number, tail in tails.items():
             found.add(number, tail.new())
         watch(found)
-        if alive:
-            time.sleep(_PAUSE)
-    for process in processes.values():
-        process.join()
     return found

@@ -60,6 +60,7 @@ def work(job: Job, stopped: Callable[[], bool]) -> None:
     """The process: works until its share or time is over, or its command is gone."""
     # Ctrl-C is the parent's to hear; it then says stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     start = time.monotonic()
 

@@ -73,15 +73,12 @@ def fuzz(
 
     Status 1 also where a finding returned that the ledger calls fixed.
     """
-    from refmoe.campaign import processes
-
     if cases is None and minutes is None:
         raise typer.BadParameter("say how much: --cases or --minutes")
-    # Before the imports below, which take as long as those of the server.
-    processes.server()
     from refmoe.campaign import archs, run
     from refmoe.campaign import corpus as lines
     from refmoe.campaign.plan import Limits, Plan
+    from refmoe.campaign.processes import elsewhere
     from refmoe.campaign.stream import Job
     from refmoe.case import format_of, model_of, rank_of
     from refmoe.cli.commands import usage
@@ -104,28 +101,22 @@ def fuzz(
         if not 0 <= number < shards:
             raise ValueError(f"--shard {shard}: count from 0, as 0/4 to 3/4")
         # What cannot be loaded, or read, is said before anything is started.
-        with hosting.opened() as (_, load):
-            loaded = load(ports)
-        device = archs.present()
-        emulated = set.intersection(*(set(p.get("emulates", ())) for p in loaded))
-        runs, never = archs.divided(
-            arch.split(",") if arch else (), device,
-            chosen=all(p.get("on_arch") for p in loaded), emulated=emulated,
-        )  # fmt: skip
+        named = arch.split(",") if arch else []
+        scouted = elsewhere(archs.scouted, hosting, ports, named)
         plan = Plan(
             tuple(ports), tuple(op or ()), tuple(model or ()), tuple(format_ or ()),
-            tuple(regime or ()), runs, elements, seed, workers, number, shards,
+            tuple(regime or ()), scouted.runs, elements, seed, workers, number, shards,
         )  # fmt: skip
         limits = Limits(cases, None if minutes is None else 60 * minutes)
         place = corpus or state / "corpus"
         job = Job(plan, 0, state, hosting, limits, lines.read(place), database, study)
         book = ledger or state / "ledger.toml"
         _entries(book)
-    for name in runs if device is None else ():
+    for name in scouted.emulated:
         _say(console, f"{name}: emulated accumulators stand in for its matrix units")
-    for name in never:
+    for name in scouted.never:
         _say(console, f"{name} never ran: nothing here executes its code")
-    if arch and not runs:
+    if arch and not scouted.runs:
         raise typer.Exit(3)
     with usage(), _progress(console, limits.cases, quiet) as watch:
         found, ended = run.campaign(job, watch)
@@ -214,10 +205,12 @@ def _progress(
         BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"),
         console=console, transient=True,
     )  # fmt: skip
-    with bar:
-        task = bar.add_task("", total=cases)
+    task = bar.add_task("", total=cases)
+    # It has a thread, which begins when the processes are there.
+    try:
 
         def watch(totals: Totals) -> None:
+            bar.start()
             near = max((one for one, _ in totals.nearest.values()), default=0.0)
             speed = bar.tasks[0].speed or 0.0
             bar.update(
@@ -228,6 +221,8 @@ def _progress(
             )
 
         yield watch
+    finally:
+        bar.stop()
 
 
 campaigning = (fuzz, fuzz_merge)

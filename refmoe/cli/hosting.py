@@ -45,4 +45,6 @@ class Hosting:
             return
         memory = None if self.memory is None else int(self.memory * (1 << 30))
         with Isolated(Limits(self.deadline, self.compile_deadline, memory)) as isolated:
+            # Nothing has been started here yet, and no GPU was looked at.
+            isolated.host.start(fork=True)
             yield isolated, lambda names: isolated.load(*names)

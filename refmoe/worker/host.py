@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refmoe.worker.channel import Frame, Garbled, receive, send
+from refmoe.worker.nursery import Forked, forked, untouched
 
 #: Requests that may be under way at once; each has a file for its tensors.
 SLOTS = 8
@@ -35,7 +36,7 @@ class Ended(Exception):
 class Host:
     """The process that workers are forked from (`refmoe.worker.nursery`)."""
 
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Forked | None = None
     control: socket.socket | None = None
     ended: dict[int, int] = field(default_factory=dict)
     ready: bool = False
@@ -47,23 +48,16 @@ class Host:
         """Whether it does not run, or has stopped answering."""
         return self.process is None or self.deaf or self.process.poll() is not None
 
-    def start(self) -> None:
-        """Start it, unless it runs; returns before it is ready."""
+    def start(self, *, fork: bool = False) -> None:
+        """Start it, unless it runs; returns before it is ready.
+
+        A command that has imported torch, and done nothing else, may `fork` it.
+        """
         if not self.gone:
             return
         self.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        before = os.environ.get("PYTHONPATH")
-        arguments = [str(theirs.fileno())] + ([] if before is None else [before])
-        # The worker finds modules where this process does, and in that order.
-        path = os.pathsep.join(part or os.getcwd() for part in sys.path)
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "refmoe.worker", *arguments],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,
-        )
+        self.process = forked(theirs) if fork and untouched() else _started(theirs)
         theirs.close()
         self.control, self.ready, self.deaf, self.ended = ours, False, False, {}
 
@@ -210,3 +204,18 @@ class Worker:
         self.channel.close()
         for file in (self.log, *self.files):
             os.close(file)
+
+
+def _started(control: socket.socket) -> subprocess.Popen[bytes]:
+    """A nursery in a Python of its own."""
+    before = os.environ.get("PYTHONPATH")
+    arguments = [str(control.fileno())] + ([] if before is None else [before])
+    # The worker finds modules where this process does, and in that order.
+    path = os.pathsep.join(part or os.getcwd() for part in sys.path)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "refmoe.worker", *arguments],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[control.fileno()],
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )

@@ -2,7 +2,8 @@
 
 A new worker costs milliseconds instead of the seconds that torch needs to load. Nothing
 here may start threads, run foreign code or touch a GPU, since what a fork inherits of
-those is broken.
+those is broken. A command that has only imported what it needs forks its nursery as
+well, and starts as soon as torch is loaded once; others start a Python for it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import time
 import traceback
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 
@@ -142,3 +146,73 @@ def main(control: int, path: str | None) -> None:
         os.environ["PYTHONPATH"] = path
     torch.set_num_threads(1)
     Nursery(socket.socket(fileno=control)).serve()
+
+
+def untouched() -> bool:
+    """Whether a fork of this process is sound: one thread, and no GPU opened by torch.
+
+    Whoever relies on it must not have opened one by other means either.
+    """
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    return threads == 1 and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+
+
+@dataclass(slots=True)
+class Forked:
+    """A fork of this process, with what its parent needs of `subprocess.Popen`."""
+
+    pid: int
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code; None as long as it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code once it has ended; raises subprocess.TimeoutExpired."""
+        late = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if late is not None and time.monotonic() >= late:
+                raise subprocess.TimeoutExpired("nursery", timeout or 0.0)
+            time.sleep(0.002)
+        return code
+
+    def kill(self) -> None:
+        """End it at once."""
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def forked(control: socket.socket) -> Forked:
+    """A nursery in a fork of this process, which is `untouched`."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    return Forked(pid) if pid else _nursed(control)
+
+
+def _nursed(control: socket.socket) -> NoReturn:
+    """The life of a nursery that is a fork, without what it has inherited."""
+    status = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # Nothing of the parent's stays open, and no number is handed out again that an
+        # object of the parent may still close.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) not in (1, 2, control.fileno(), nowhere):
+                try:
+                    os.dup2(nowhere, int(name))
+                except OSError:
+                    # The folder's own.
+                    continue
+        main(control.fileno(), os.environ.get("PYTHONPATH"))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
