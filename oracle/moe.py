@@ -13,6 +13,8 @@ from oracle.stages import Stages
 from oracle.trace import TAPS, Trace
 
 DEFAULT = Numerics()
+#: Taps with a row for each token.
+PER_TOKEN = ("scores", "ids", "weights", "routed", "shared", "out")
 
 
 def trace(
@@ -41,7 +43,9 @@ def trace(
 
     `given` replaces taps by values taken as exact; a stage before them is left out
     unless something else needs it. Given ids without weights get the weights of those
-    ids; without logits both are needed. Quantised x always covers all tokens.
+    ids; without logits both are needed. Quantised x always covers all tokens. Where a
+    scale spans the rows of several tokens (`oracle.operands.spans_rows`), everything
+    does: `given` is of all tokens, and only taps with a row for each of them are told.
 
     `local` (start, stop): only these experts live here, and `params` holds only them.
     `replicated` False leaves shared and identity experts to another rank. `upto` names
@@ -72,7 +76,18 @@ def reached(stages: Stages, name: str) -> Trace:
         found = getattr(stages, stage)
         if callable(found):
             found()
-    return Trace({name: stages.taps[name] for name in TAPS if name in stages.taps})
+    return told(stages)
+
+
+def told(stages: Stages) -> Trace:
+    """The taps so far, of the tokens that were asked for."""
+    taps = {name: stages.taps[name] for name in TAPS if name in stages.taps}
+    rows = stages.rows
+    if rows is None or stages.computed is not None:
+        return Trace(taps)
+    return Trace(
+        {name: taps[name].map(lambda t: t[rows]) for name in PER_TOKEN if name in taps}
+    )
 
 
 def _check(

@@ -13,8 +13,8 @@ from oracle.blocks import Quantised, dequantize, quantize_tap
 from oracle.blocks.scales import is_power, scale_value
 from oracle.formats import get
 from oracle.numerics import CORRECT, Numerics
-from oracle.params import Blocks
-from oracle.spec import BlockFormat
+from oracle.params import Blocks, Params
+from oracle.spec import BlockFormat, Layer
 from oracle.trace import Tap
 
 
@@ -78,6 +78,26 @@ def operand(
         f"{name}_scales": Tap(blocks.scales, quantised=source),
     }
     return seen, bytes_
+
+
+def spans_rows(layer: Layer, params: Params) -> bool:
+    """Whether what a token's GEMMs see depends on other tokens, through a scale.
+
+    x that is quantised before it is permuted is not meant: it covers all tokens anyway.
+
+    >>> from oracle.blocks import preset
+    >>> one = torch.ones(1, 16, 16)
+    >>> spans_rows(Layer(16, 16, 1, 1, requantize=preset("nvfp4")), Params(one, one))
+    True
+    """
+
+    def spans(form: str | BlockFormat, scale: torch.Tensor | None) -> bool:
+        if isinstance(form, str):
+            return False
+        return form.block[0] != 1 or (form.global_scale and scale is None)
+
+    weighted = layer.weight_on == "input" and spans(layer.activations, params.x_scale)
+    return weighted or spans(layer.requantize, params.intermediate_scale)
 
 
 def division_slack(format: BlockFormat, numerics: Numerics) -> float:

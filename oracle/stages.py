@@ -18,7 +18,7 @@ from oracle.activation import activate
 from oracle.experts import combine, grouped_gemm, weighted_rows, with_identity
 from oracle.formats import round_to
 from oracle.numerics import Numerics
-from oracle.operands import operand, taken
+from oracle.operands import operand, spans_rows, taken
 from oracle.params import Blocks, Params
 from oracle.permutation import Permutation, permute
 from oracle.routing import Routed, route
@@ -54,6 +54,11 @@ class Stages:
         return self.taps[name]
 
     @cached_property
+    def computed(self) -> torch.Tensor | None:
+        """The tokens to compute: `rows`, or all (None) where a scale spans rows."""
+        return None if spans_rows(self.layer, self.params) else self.rows
+
+    @cached_property
     def tokens(self) -> Tap:
         """x as given, f64, the computed rows only."""
         return self._rows(bounds.exactly(self.x.to(torch.float64)))
@@ -78,9 +83,9 @@ class Stages:
         if self.logits is None:
             return None
         logits, token_ids = self.logits, self.token_ids
-        if self.rows is not None:
-            logits = logits[self.rows]
-            token_ids = None if token_ids is None else token_ids[self.rows]
+        if self.computed is not None:
+            logits = logits[self.computed]
+            token_ids = None if token_ids is None else token_ids[self.computed]
         routed = route(
             logits, self.layer, self.params, self.numerics, token_ids=token_ids
         )
@@ -147,16 +152,11 @@ class Stages:
         return self._tap("intermediate", self._activated)
 
     def _activated(self) -> Tap:
-        owner = self.permutation.experts
-
-        def per_row(values: torch.Tensor | None) -> torch.Tensor | None:
-            return None if values is None else values[owner]
-
-        hidden = activate(
-            self.gate_up(), self.layer.activation, self.numerics,
-            alpha=per_row(self.params.alpha), beta=per_row(self.params.beta),
-            limit=per_row(self.params.limit),
-        )  # fmt: skip
+        owner, params = self.permutation.experts, self.params
+        tables = {"alpha": params.alpha, "beta": params.beta, "limit": params.limit}
+        own = {name: None if t is None else t[owner] for name, t in tables.items()}
+        gate_up, kind = self.gate_up(), self.layer.activation
+        hidden = activate(gate_up, kind, self.numerics, **own)
         if self.layer.weight_on == "intermediate":
             point = self.numerics.activation
             hidden = bounds.multiply(hidden, self.row_weights, point, self.numerics)
@@ -235,7 +235,7 @@ class Stages:
         return self._tap("out", lambda: bounds.rounded(total, point, numerics))
 
     def _rows(self, tap: Tap) -> Tap:
-        rows = self.rows
+        rows = self.computed
         return tap if rows is None else tap.map(lambda t: t[rows])
 
     def _need_logits(self, name: str) -> Routed:

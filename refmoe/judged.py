@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
 from oracle.numerics import Numerics
+from oracle.operands import spans_rows
 from oracle.trace import Tap, Trace
 from refmoe.compare import compare, compare_bytes, outside, selection
 from refmoe.problem import Problem
@@ -144,6 +146,8 @@ def _other_selections(
     call: Call, out: torch.Tensor, trace: Trace, verdict: Verdict
 ) -> Verdict:
     """Tokens with several admissible selections may match any of them."""
+    if spans_rows(call.problem.layer, call.problem.params):
+        return _other_wholes(call, out, verdict)
     admissible = trace["ids"].admissible
     if admissible is None:
         return verdict
@@ -173,3 +177,30 @@ def _other_selections(
     if undecided:
         detail += f"; {len(undecided)} have more than {SELECTIONS} of them"
     return replace(left, kind=kind, detail=detail)
+
+
+def _other_wholes(call: Call, out: torch.Tensor, verdict: Verdict) -> Verdict:
+    """Where a scale spans rows, a token's selection moves the others: all are tried."""
+    problem = call.problem.but(sample=None)
+    chosen = call.oracle(problem, upto="ids")["ids"]
+    admissible, ids = chosen.admissible, chosen.value.long()
+    if admissible is None:
+        return verdict
+    open_ = admissible.ambiguous.nonzero().reshape(-1)
+    if not len(open_):
+        return verdict
+    count, choices = 1, []
+    for token in open_.tolist():
+        found = admissible.selections(token, SELECTIONS // count)
+        if found is None or count * len(found) > SELECTIONS:
+            detail = f"all tokens together have more than {SELECTIONS} selections"
+            return replace(verdict, kind=Kind.UNDECIDED, detail=detail)
+        count *= len(found)
+        choices.append(found)
+    for joint in product(*choices):
+        again = call.trace(given={"ids": ids.index_copy(0, open_, torch.stack(joint))})
+        left = compare("out", again["out"], out, call.numerics)
+        if left.kind is not Kind.WRONG:
+            detail = "matches other admissible selections of all tokens together"
+            return replace(left, kind=Kind.AMBIGUOUS, detail=detail)
+    return verdict

@@ -13,7 +13,7 @@ from oracle.blocks import Quantised, dequantize, grouped_quantize, quantize
 from oracle.experts import combine, grouped_gemm
 from oracle.numerics import Numerics
 from oracle.omni import omni_experts, omni_route, omni_route_backward
-from oracle.operands import division_slack, operand
+from oracle.operands import division_slack, operand, spans_rows
 from oracle.params import Blocks
 from oracle.permutation import Permutation, permute
 from oracle.routing import route
@@ -35,8 +35,9 @@ def trace(
     """The taps of the problem's op, in the arithmetic that the problem declares.
 
     Shapes: rows i64[S], which of the judged tokens to compute (None: all), of `route`,
-    `experts` and `moe`; `given` replaces taps of those tokens, ids of `route`, any of
-    `experts` and `moe`, of which `upto` is the last tap that is wanted.
+    `experts` and `moe`; `given` replaces taps of those tokens (of all where a scale
+    spans rows, as in `oracle.moe.trace`): ids of `route`, any of `experts` and `moe`,
+    of which `upto` is the last tap that is wanted.
 
     Raises ValueError for an op that the oracle has no taps of.
     """
@@ -91,7 +92,7 @@ def _experts(
     problem: Problem, rows: Rows, given: Given, upto: str = "routed"
 ) -> dict[str, Tap]:
     inputs = {name: problem.inputs[name] for name in ("ids", "weights")}
-    if rows is not None:
+    if rows is not None and not spans_rows(problem.layer, problem.params):
         inputs = {name: value[rows] for name, value in inputs.items()}
     stages = Stages(
         problem.layer, problem.params, problem.inputs["x"], None, problem.numerics,

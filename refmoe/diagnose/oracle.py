@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from oracle.moe import told
+from oracle.operands import spans_rows
 from oracle.stages import Stages
-from oracle.trace import TAPS, Tap, Trace
+from oracle.trace import Tap, Trace
 from refmoe import reference
 from refmoe.diagnose.hypothesis import Alteration, Hypothesis, Place
 from refmoe.problem import Problem
@@ -55,9 +57,11 @@ def traced(
     if op not in ("moe", "experts"):
         trace = reference.trace(problem, rows=rows, given=given)
         return _narrow(hypothesis, declared, problem, trace)
+    if problem.sample is not None:
+        rows = problem.sample if rows is None else problem.sample[rows]
     if op == "experts":
         own = {name: inputs[name] for name in ("ids", "weights")}
-        if rows is not None:
+        if rows is not None and not spans_rows(problem.layer, problem.params):
             own = {name: value[rows] for name, value in own.items()}
         taken = own | taken
     local = inputs.get("local")
@@ -67,9 +71,8 @@ def traced(
         replicated=local is None or local[0] == 0,
     )  # fmt: skip
     stages.alter, stages.declared = hypothesis.alter, declared
-    taps = stages.taps
     (stages.out if op == "moe" else stages.routed)()
-    return Trace({name: taps[name] for name in TAPS if name in taps})
+    return told(stages)
 
 
 def _narrow(

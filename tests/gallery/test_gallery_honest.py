@@ -95,6 +95,11 @@ ONCE_AN_ALARM = {
         "route model=deepseek-v3 T=33 H=64 I=32 E=24 k=8 regime=exact "
         "law=expert_numbers shared.intermediate=32 seed=1053104",
     ),
+    "a scale of all weighted rows is not that of the judged tokens' rows": (
+        "sequential",
+        "experts T=16 H=16 I=1 E=2 k=2 activations=nvfp4 rows=8 weight_on=input "
+        "activation.kind=gelu_erf seed=0",
+    ),
 }
 
 

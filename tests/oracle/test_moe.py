@@ -10,7 +10,7 @@ from oracle.blocks import dequantize, preset, quantize
 from oracle.moe import trace
 from oracle.numerics import PRESETS, Numerics
 from oracle.params import Params, Streamed
-from oracle.spec import Layer, Routing
+from oracle.spec import Layer, Routing, Shared
 
 REFERENCE = PRESETS["reference"]
 
@@ -115,6 +115,27 @@ def test_trace_of_sampled_rows_and_columns_is_part_of_the_whole(layer, make_samp
     part = trace(*sample.arguments, rows=rows, columns=columns)["out"]
     assert torch.equal(part.value, whole.value[rows][:, columns])
     assert torch.equal(part.worst, whole.worst[rows][:, columns])
+
+
+@pytest.mark.parametrize("point", ["activations", "requantize"])
+@pytest.mark.parametrize("name", ["nvfp4", "fp8_tensor", "nvfp4:te_2d", "mxfp4"])
+def test_trace_of_sampled_rows_sees_scales_of_all(name, point, layers, make_sample):
+    """Catches a global scale found from the rows that were asked for alone."""
+    base = layers["weight on the input"].resized(hidden=32, intermediate=32)
+    shared = Shared(32, weights=preset("mxfp4"))
+    layer = replace(base, shared=shared, **{point: preset(name)})
+    sample = make_sample(layer, tokens=16)
+    params = replace(
+        sample.params,
+        shared_gate_up=quantize(sample.params.shared_gate_up, "mxfp4"),
+        shared_down=quantize(sample.params.shared_down, "mxfp4"),
+    )
+    arguments = (layer, params, sample.x, sample.logits)
+    rows = torch.tensor([7, 2, 2])
+    whole, part = trace(*arguments), trace(*arguments, rows=rows)
+    for tap in ("ids", "weights", "routed", "shared", "out"):
+        assert torch.equal(part[tap].value, whole[tap].value[rows]), tap
+    assert torch.equal(part["out"].worst, whole["out"].worst[rows])
 
 
 def test_trace_of_no_tokens_is_empty(layer, make_sample):

@@ -10,6 +10,7 @@ import torch
 
 from oracle.numerics import Numerics
 from oracle.trace import Tap, Trace
+from refmoe.gallery.plain import Plain
 from refmoe.judge import SELECTIONS, judge
 from refmoe.parse import parse
 from refmoe.problem import Problem, build
@@ -101,6 +102,22 @@ def test_judge_too_many_selections_are_undecided(problem: Problem) -> None:
     # The token that cannot be decided hides no mistake elsewhere.
     verdict = judge(problem, ran(0, 3, 5), oracle=tied_oracle(None)).verdict
     assert verdict.kind is Kind.WRONG
+
+
+def test_judge_tied_tokens_are_tried_together_where_a_scale_spans_them() -> None:
+    """Catches a global scale of the judged token's rows alone, or of one selection."""
+    numerics = Numerics(ties="any")
+    for seed in (1, 4, 5):
+        line = f"moe T=3 H=16 I=16 E=4 k=1 requantize=nvfp4 regime=ties seed={seed}"
+        problem = build(parse(f"{line} rows=1"), numerics)
+        port = Plain(Numerics(ties="highest"))
+        port.choose = lambda key, n: 3 - Plain().choose(key.flip(-1), n)  # type: ignore[method-assign]
+        inputs = problem.inputs
+        out = port.moe(inputs["x"], inputs["logits"], problem.params, problem.layer)
+        outcome = Outcome("ran", {"out": out[problem.sample]})
+        assert judge(problem, outcome).verdict.kind is Kind.AMBIGUOUS
+        wrong = Outcome("ran", {"out": out[problem.sample] * 1.5})
+        assert judge(problem, wrong).verdict.kind is Kind.WRONG
 
 
 def test_judge_undeclared_names_what_fits(problem: Problem) -> None:
