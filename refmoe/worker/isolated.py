@@ -101,6 +101,9 @@ class Isolated:
         if (port.name, str(case)) in self.tickets:
             facts = self._said(port, case).facts or {}
             self.declined[key] = facts["reason"]
+        elif key not in self.declined and port.get("supports") is None:
+            # All that the answer depends on was said when the port was loaded.
+            self.declined[key] = Port.unsupported(port, case)
         if key not in self.declined:
             self.declined[key] = self._ask(
                 port, {"do": "unsupported", "case": str(case)}
