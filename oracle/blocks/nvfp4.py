@@ -22,7 +22,9 @@ FlashInfer and vLLM (one recipe), torchao and Model Optimizer.
 What x meets is held to fp32's largest number, except under torchao, where it may be
 infinite (decode <= 2^-128, or little above it under a small s): then every x but zero
 has the largest code. There torchao's own zeros become NaN, whose code depends on the
-processor; here they stay zeros.
+processor; here they stay zeros. Under modelopt s decode may underflow to zero: then
+every x has the largest code, and zeros, NaN again, the positive one on any processor.
+`decode` itself is held to 2^-149; Model Optimizer's own becomes zero, its scales NaN.
 """
 
 from __future__ import annotations

@@ -108,6 +108,8 @@ def scaled_by(
     scaled = x * operand if multiplies(format) else x / operand
     if format.recipe == "torchao":  # zeros stay zeros under an infinite operand
         scaled = torch.where(x == 0, x, scaled)
+    if format.recipe == "modelopt":  # the operand may vanish: 0 / 0 counts as infinity
+        scaled = torch.where((x == 0) & (operand == 0), torch.inf, scaled)
     if x.dtype is torch.float64 and not is_power(format):
         return fp32(scaled)
     return scaled

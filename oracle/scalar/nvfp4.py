@@ -7,6 +7,7 @@ Transformer Engine, FlashInfer (vLLM too), torchao and Model Optimizer compute.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -65,7 +66,8 @@ def block_byte(amax: Fraction, whole: Whole, format: Any) -> int:
 def quotient(x: Fraction, byte: int, whole: Whole, format: Any) -> Value:
     """x as its code is chosen from; a scale of zero gives 0 (``te``: the largest).
 
-    Under ``torchao`` x may meet infinity, which leaves zeros alone.
+    Under ``torchao`` x may meet infinity, which leaves zeros alone, under ``modelopt``
+    zero, which makes infinity of every x.
     """
     scale = Fraction(decode(byte, "e4m3"))
     if format.recipe == "torchao":
@@ -74,5 +76,6 @@ def quotient(x: Fraction, byte: int, whole: Whole, format: Any) -> Value:
     if scale == 0 and format.recipe != "te":
         return Fraction(0)
     if format.recipe == "modelopt":
-        return fp32(x / fp32(scale * whole.decode))
+        divisor = fp32(scale * whole.decode)
+        return fp32(x / divisor) if divisor else math.copysign(math.inf, x)
     return fp32(x * inverse(fp32(scale * whole.decode)))

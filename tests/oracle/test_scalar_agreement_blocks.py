@@ -115,13 +115,14 @@ def test_scalar_blocks_agree_on_zeros_beside_tiny_numbers(name):
     assert not first.quantize(x, format).codes[16:].any()
 
 
+@pytest.mark.parametrize("name", ["nvfp4:torchao", "nvfp4:modelopt"])
 @pytest.mark.parametrize("exponent", range(-149, -108))
-def test_scalar_nvfp4_torchao_agrees_on_every_tiny_amax(exponent):
-    """The global scale held at 2^-149, and saturation under an infinite reciprocal."""
+def test_scalar_nvfp4_agrees_on_every_tiny_amax(name, exponent):
+    """The global scale held at 2^-149, an infinite reciprocal, a divisor of zero."""
     x = torch.zeros(3, 16)
     x[0, 0], x[0, 1] = 2.0**exponent, -(2.0 ** max(exponent - 24, -149))
     x[1, 0], x[1, 1] = 2.0 ** max(exponent - 9, -149), -0.0
-    same_bytes(x, first.preset("nvfp4:torchao"))
+    same_bytes(x, first.preset(name))
 
 
 def test_scalar_blocks_agree_on_every_bf16_amax():

@@ -75,7 +75,7 @@ RUNNERS = {
     "transformers": _run_transformers,
 }
 #: Recorded from sources that are not installable packages here.
-RECORDED = {"microxcaling", "compressed_tensors"}
+RECORDED = {"microxcaling", "compressed_tensors", "modelopt"}
 CASES = [
     pytest.param(vector, peer, id=f"{vector.id}-{peer}")
     for name in ("formats", "blocks")

@@ -81,7 +81,8 @@ def encode(scaled: torch.Tensor, form: BlockFormat) -> torch.Tensor:
         even = torch.where(below % 2 == 0, below, above)
         code = {"nearest_even": even, "half_away": above}.get(form.rounding, below)
     bits = {"e2m1": 4, "e2m3": 6, "e3m2": 6}.get(form.element, 8)
-    negative = scaled.signbit()
+    # The sign of 0 / 0 depends on the processor.
+    negative = scaled.signbit() & ~scaled.isnan()
     if not form.keep_negative_zero:
         negative = negative & (code > 0)
     return (code + negative * (1 << (bits - 1))).to(torch.uint8)
