@@ -79,7 +79,10 @@ def _codes(
 
 
 def _scales(stream: Stream, shape: tuple[int, ...], form: BlockFormat) -> torch.Tensor:
-    """Bytes in turn, no negative one of E4M3; for a float every exponent it has."""
+    """Bytes in turn, no negative one of E4M3; for a float every exponent it has.
+
+    None is infinite: whether it meets zeros or their sum is the implementation's choice.
+    """
     stream = stream.substream("scales")
     if form.scale in ("e8m0", "e4m3"):
         last = 255 if form.scale == "e8m0" else 127
@@ -87,7 +90,8 @@ def _scales(stream: Stream, shape: tuple[int, ...], form: BlockFormat) -> torch.
     entry = get(form.scale)
     exponents = _in_turn(stream, shape, entry.minimum_exponent, entry.maximum_exponent)
     significands = 1.0 + stream.dyadic(shape).abs()
-    return plain(power_of_two(exponents) * significands, form.scale)
+    scales = power_of_two(exponents) * significands
+    return plain(scales.clamp(max=entry.maximum), form.scale)
 
 
 def _in_turn(

@@ -218,3 +218,12 @@ def test_move_copies_every_tensor() -> None:
         twin = tensors(copy)[name]
         assert torch.equal(twin, tensor)
         assert twin.data_ptr() != tensor.data_ptr()
+
+
+def test_codes_has_no_infinite_scale() -> None:
+    """Catches bf16's last exponent rounded past its largest value."""
+    line = "grouped_gemm model=kimi-k2-thinking T=4 H=64 I=32 E=16 k=8 regime=codes"
+    weights = build(parse(line)).inputs["weights"]
+    assert isinstance(weights, Blocks)
+    assert weights.scales.isfinite().all()
+    assert float(weights.scales.max()) == torch.finfo(torch.bfloat16).max
