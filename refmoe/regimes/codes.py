@@ -81,7 +81,7 @@ def _codes(
 def _scales(stream: Stream, shape: tuple[int, ...], form: BlockFormat) -> torch.Tensor:
     """Bytes in turn, no negative one of E4M3; for a float every exponent it has.
 
-    None is infinite: whether it meets zeros or their sum is the implementation's choice.
+    None is infinite: zeros may meet it, or their sum, as an implementation likes.
     """
     stream = stream.substream("scales")
     if form.scale in ("e8m0", "e4m3"):
