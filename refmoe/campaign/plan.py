@@ -91,7 +91,8 @@ def read(folder: Path) -> Plan:
 def claim(folder: Path, plan: Plan) -> None:
     """Make `folder` the state of `plan`, or check that it is already.
 
-    Raises ValueError naming what differs, where it belongs to another campaign.
+    Raises ValueError naming what differs, where it belongs to another campaign, or
+    where nothing can be written there.
     """
     path = folder / _FILE
     if path.exists():
@@ -104,10 +105,16 @@ def claim(folder: Path, plan: Plan) -> None:
                     "another --state"
                 )
         return
-    folder.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(asdict(plan), indent=1) + "\n")
-    part.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(asdict(plan), indent=1) + "\n")
+        part.replace(path)
+    except OSError as error:
+        raise ValueError(
+            f"the state cannot be kept in {folder} ({error.strerror}); make room "
+            "there, or name another --state"
+        ) from None
 
 
 def _shown(value: Any) -> str:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 from refmoe.worker.nursery import untouched
 
+#: Exceptions that tell the user what to mend.
+_USAGE = {"ValueError": ValueError, "TypeError": TypeError, "OSError": OSError}
 T = TypeVar("T")
 
 
@@ -29,11 +31,11 @@ def context() -> ForkContext | ForkServerContext:
     return server
 
 
-def elsewhere(function: Callable[..., T], *arguments: Any) -> T:
+def elsewhere(what: str, function: Callable[..., T], *arguments: Any) -> T:
     """What a function returns in a process of its own, which ends with it.
 
-    Raises what it raises where that is ValueError, TypeError or OSError; ImportError
-    for all else.
+    Raises what it raises where that is the user's to mend; ImportError, which says
+    `what` it was doing, for all else.
     """
     made = context()
     ours, theirs = made.Pipe(duplex=False)
@@ -43,14 +45,13 @@ def elsewhere(function: Callable[..., T], *arguments: Any) -> T:
     try:
         found, error = ours.recv()
     except EOFError:
-        process.join()
-        raise ImportError(
-            f"the process that was to import the ports ended with status "
-            f"{process.exitcode}"
-        ) from None
+        found, error = None, None
     process.join()
+    if process.exitcode:
+        raise ImportError(f"{what} ended its process with status {process.exitcode}")
     if error is not None:
-        raise error
+        kind, text = error
+        raise _USAGE.get(kind, ImportError)(text)
     answer: T = found
     return answer
 
@@ -60,10 +61,8 @@ def _answered(
 ) -> None:
     try:
         pipe.send((function(*arguments), None))
-    except (ValueError, TypeError, OSError) as error:
-        pipe.send((None, type(error)(str(error))))
     except Exception as error:
-        pipe.send((None, ImportError(f"{type(error).__name__}: {error}")))
+        pipe.send((None, (type(error).__name__, str(error))))
 
 
 def orphaned() -> bool:

@@ -102,7 +102,8 @@ def fuzz(
             raise ValueError(f"--shard {shard}: count from 0, as 0/4 to 3/4")
         # What cannot be loaded, or read, is said before anything is started.
         named = arch.split(",") if arch else []
-        scouted = elsewhere(archs.scouted, hosting, ports, named)
+        importing = f"importing {' and '.join(ports)}"
+        scouted = elsewhere(importing, archs.scouted, hosting, ports, named)
         plan = Plan(
             tuple(ports), tuple(op or ()), tuple(model or ()), tuple(format_ or ()),
             tuple(regime or ()), scouted.runs, elements, seed, workers, number, shards,

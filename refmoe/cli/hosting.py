@@ -41,10 +41,21 @@ class Hosting:
     def opened(self) -> Iterator[tuple[Runner, Load]]:
         """A runner, and what loads the ports that it runs."""
         if self.in_process:
-            yield InProcess(), lambda names: [load(name) for name in names]
+            yield InProcess(), lambda names: [_loaded(name) for name in names]
             return
         memory = None if self.memory is None else int(self.memory * (1 << 30))
         with Isolated(Limits(self.deadline, self.compile_deadline, memory)) as isolated:
             # Nothing has been started here yet, and no GPU was looked at.
             isolated.host.start(fork=True)
             yield isolated, lambda names: isolated.load(*names)
+
+
+def _loaded(name: str) -> Port:
+    """The port in this process; ImportError for whatever its import raises."""
+    try:
+        return load(name)
+    except (ValueError, TypeError, ImportError):
+        raise
+    except (Exception, SystemExit) as error:
+        text = f"port {name!r} cannot be imported: {type(error).__name__}: {error}"
+        raise ImportError(text) from error

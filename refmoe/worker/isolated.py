@@ -24,7 +24,6 @@ from refmoe.worker.ticket import PortFailed, Ticket
 
 #: Exceptions of a port that cannot be loaded which mean what they mean here.
 _USAGE = {"ValueError": ValueError, "TypeError": TypeError, "ImportError": ImportError}
-
 #: Cases that may be announced and not yet read.
 _OPEN = 64
 
@@ -66,11 +65,10 @@ class Isolated:
         found: list[Port] = []
         for target, ticket in zip(targets, asked, strict=True):
             self._home(target).until(ticket, lambda ticket: False)
-            if ticket.error is not None:
-                kind, text = ticket.error
-                raise _USAGE.get(kind, ImportError)(text)
-            if ticket.failure is not None:
-                last = ticket.failure.log.splitlines()[-1]
+            if ticket.error is not None and ticket.error[0] in _USAGE:
+                raise _USAGE[ticket.error[0]](ticket.error[1])
+            if ticket.error is not None or ticket.failure is not None:
+                last = ticket.without.log.splitlines()[-1]
                 raise ImportError(f"port {target!r} cannot be imported: {last}")
             found.append(facts_of(target, ticket.answer, self))
         return found
@@ -105,9 +103,8 @@ class Isolated:
             # All that the answer depends on was said when the port was loaded.
             self.declined[key] = Port.unsupported(port, case)
         if key not in self.declined:
-            self.declined[key] = self._ask(
-                port, {"do": "unsupported", "case": str(case)}
-            )
+            question = {"do": "unsupported", "case": str(case)}
+            self.declined[key] = self._ask(port, question)
         return self.declined[key]
 
     def announce(self, port: Port, case: Case) -> None:
