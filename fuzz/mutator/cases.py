@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refmoe.case import Case
+from refmoe.kernels.preparations import PREPARATIONS
 from refmoe.laws import LAWS
 from refmoe.loading import load
 from refmoe.parse import parse
@@ -48,6 +49,9 @@ MORE = {
         "quantize T=33 H=96 format=mxfp8_e4m3:cublas_te",
         "quantize T=33 H=96 format=mxfp4:torchao_floor",
         "grouped_quantize T=33 H=96 E=3 k=2 format=mxfp4:cublas_te",
+        "grouped_quantize T=3 H=2112 E=3 k=2 format=nvfp4",
+        "grouped_gemm T=5 H=64 I=32 E=3 k=2", "experts T=5 H=64 I=32 E=3 k=2",
+        "experts T=5 H=64 I=32 E=3 k=2 weight_on=input",
         "activate T=5 I=96 E=8 k=2", "activate+quantize T=5 I=96 E=4 k=2",
         "omni_route T=3 E=400 k=9", "omni_route_backward T=3 E=400 k=33",
         "omni_experts T=2 H=96 E=16 k=4", "permute T=70 E=6 k=2",
@@ -60,6 +64,7 @@ MORE = {
         "dequantize T=2 H=4128 format=mxfp4", "quantize T=3 H=2080 format=int8_token",
         "quantize T=2 H=8320 format=fp8_tensor", "combine T=2 H=2080 E=4 k=2",
         "grouped_quantize T=3 H=4160 E=3 k=2 format=nvfp4",
+        "grouped_quantize T=2 H=2072 E=3 k=2 format=nvfp4",
         "activate T=2 I=2080 E=4 k=2",
         "activate+quantize T=2 I=2080 E=4 k=2", "omni_experts T=2 H=4128 E=16 k=2",
         "route T=3 E=1100 k=4", "route T=3 E=1000 k=33",
@@ -70,6 +75,15 @@ MORE = {
         "omni_route T=2 E=400 k=120",
         "grouped_gemm T=9 H=32 I=32 E=300 k=9", "experts T=9 H=32 I=32 E=300 k=9",
         "grouped_gemm T=9 H=64 I=544 E=3 k=2", "experts T=3 H=1056 I=64 E=3 k=2",
+        "experts T=5 H=288 I=32 E=3 k=2 weight_on=input",
+        "experts T=70 H=32 I=32 E=4 k=4",
+        "experts T=70 H=32 I=32 E=4 k=4 weight_on=intermediate",
+        "moe T=300 H=32 I=32 E=4 k=2 shared.intermediate=32 shared.combine=gated",
+        "experts T=70 H=64 I=64 E=2 k=2 weights=mxfp8_e4m3 activations=mxfp8_e4m3 "
+        "tactic=mma_medium",
+        "experts T=9 H=64 I=64 E=4 k=2 weights=mxfp4 tactic=naive",
+        "experts T=9 H=64 I=64 E=4 k=2 weight_on=input activations=fp8_tensor "
+        "local=0/2",
     ),
 }  # fmt: skip
 
@@ -82,6 +96,8 @@ _SUITED = {"nonfinite": ("quantize", "grouped_quantize", "activate+quantize")}
 class Item:
     """One case of the plan, and what the unchanged kernels do with it."""
 
+    #: The plan's port, or one of its ways to prepare weights.
+    port: str
     case: str
     cell: tuple[str, str, str, str]
     launched: tuple[tuple[str, str], ...] = ()
@@ -90,9 +106,14 @@ class Item:
     reported: bool = False
 
     @property
-    def inputs(self) -> tuple[str, str]:
-        """Op, and regime, profile or law."""
-        return self.cell[0], self.cell[3] or self.cell[2]
+    def key(self) -> tuple[str, str]:
+        """Port and case."""
+        return self.port, self.case
+
+    @property
+    def inputs(self) -> tuple[str, str, str]:
+        """Port, op, and regime, profile or law."""
+        return self.port, self.cell[0], self.cell[3] or self.cell[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,29 +135,36 @@ def item_of(found: dict[str, Any]) -> Item:
 
 def planned(plan: Plan) -> Iterator[Item]:
     """The cases of a plan; where there are several ways to run one they take turns."""
-    port = load(plan.port)
-    ops = plan.ops or tuple(port.ops)
-    seen: set[str] = set()
-    turns: Counter[str] = Counter()
-    default = cells(ops, DEFAULT_MODELS, DEFAULT_FORMATS, tuple(REGIMES), confined=True)
-    every = cells(ops, MODELS, FORMATS, tuple(REGIMES), confined=True)
-    others = [cell for cell in every if cell not in set(default)]
-    # Laws and others last: of equal cases the first counts.
-    for _, cell, case in (
-        *schedule([port], default, plan.cases),
-        *((port, *one) for one in _more(port, ops, plan.hearings)),
-        *schedule([port], others, plan.others),
-        *heard([port], default, tuple(LAWS.values()), plan.hearings),
-    ):
+    ports = [load(plan.port), *(load(f"{plan.port}:{name}") for name in PREPARATIONS)]
+    seen: set[tuple[str, str]] = set()
+    turns: Counter[tuple[str, str]] = Counter()
+    for port, cell, case in _cases(plan, ports):
         if port.unsupported(case) is not None:
             continue
         tactics = (None,) if case.law is not None else port.tactics(case)
-        tactic = tactics[turns[case.op] % len(tactics)] if tactics else None
-        turns[case.op] += 1
+        turn = port.name, case.op
+        tactic = tactics[turns[turn] % len(tactics)] if tactics else None
+        turns[turn] += 1
         case = case if tactic is None else case.but(tactic=spelt(tactic))
-        if str(case) not in seen:
-            seen.add(str(case))
-            yield Item(str(case), (cell.op, cell.subject, cell.regime, cell.profile))
+        where = cell.op, cell.subject, cell.regime, cell.profile
+        item = Item(port.name, str(case), where)
+        if item.key not in seen:
+            seen.add(item.key)
+            yield item
+
+
+def _cases(plan: Plan, ports: Sequence[Port]) -> Iterator[tuple[Port, Cell, Case]]:
+    """Laws and others last: of equal cases the first counts."""
+    ops = plan.ops or tuple(ports[0].ops)
+    default = cells(ops, DEFAULT_MODELS, DEFAULT_FORMATS, tuple(REGIMES), confined=True)
+    every = cells(ops, MODELS, FORMATS, tuple(REGIMES), confined=True)
+    others = [cell for cell in every if cell not in set(default)]
+    yield from schedule(ports, default, plan.cases)
+    for port in ports:
+        for cell, case in _more(port, ops, plan.hearings):
+            yield port, cell, case
+    yield from schedule(ports, others, plan.others)
+    yield from heard(ports, default, tuple(LAWS.values()), plan.hearings)
 
 
 def _more(port: Port, ops: Sequence[str], count: int) -> Iterator[tuple[Cell, Case]]:
@@ -149,7 +177,7 @@ def _more(port: Port, ops: Sequence[str], count: int) -> Iterator[tuple[Cell, Ca
                     *rule.suits,
                     *_SUITED.get(name, ()),
                 )
-                if given.op not in ops or not suited:
+                if given.op not in port.ops or given.op not in ops or not suited:
                     continue
                 for seed in range(count):
                     case = given.but(regime=name, seed=seed)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 from unittest.mock import patch
 
+from fuzz.mutator.building import Kernel
 from fuzz.mutator.cases import Item, Plan, item_of, planned
 from fuzz.mutator.processes import Message, Pool, Task, Tell, in_order
 from refmoe.guard import launch as guarded
@@ -48,21 +49,21 @@ def brisk() -> Iterator[None]:
         yield
 
 
-def surveyed(plan: Plan, items: Sequence[Item], tell: Tell) -> None:
+def surveyed(items: Sequence[Item], tell: Tell) -> None:
     """Judge the unchanged kernels on some items; each is told as it is done."""
-    port, verifier = load(plan.port), Verifier()
+    ports, verifier = {item.port: load(item.port) for item in items}, Verifier()
     for item in items:
         tell({"at": item.case})
         start = time.perf_counter()
         case = parse(item.case, largest=None)
         with recorded() as seen, brisk():
             try:
-                record = verifier.check(port, case, Cell(*item.cell))
+                record = verifier.check(ports[item.port], case, Cell(*item.cell))
             except ValueError:
                 # The case cannot be built: its format takes no NaN, say.
                 continue
         done = Item(
-            item.case, item.cell, tuple(sorted(seen)),
+            item.port, item.case, item.cell, tuple(sorted(seen)),
             round(time.perf_counter() - start, 4), str(record.kind),
             record.kind.reported,
         )  # fmt: skip
@@ -86,11 +87,11 @@ def survey(plan: Plan, pool: Pool) -> list[Item]:
         chunk[:] = chunk[start:] + chunk[:start]
 
     def task(chunk: Sequence[Item]) -> Task:
-        return lambda tell: surveyed(plan, chunk, tell)
+        return lambda tell: surveyed(chunk, tell)
 
     named = [(f"chunk {n}", task(chunk)) for n, chunk in enumerate(chunks)]
-    found = {item.case: item for item in _items(pool.run(in_order(iter(named))))}
-    return [found[item.case] for item in items if item.case in found]
+    found = {item.key: item for item in _items(pool.run(in_order(iter(named))))}
+    return [found[item.key] for item in items if item.key in found]
 
 
 def _items(messages: Iterable[tuple[str, Message]]) -> Iterator[Item]:
@@ -103,9 +104,9 @@ def _items(messages: Iterable[tuple[str, Message]]) -> Iterator[Item]:
             print(f"survey: {name}: {message}, at {last[name]}", file=sys.stderr)
 
 
-def by_kernel(items: Iterable[Item]) -> dict[tuple[str, str], list[Item]]:
+def by_kernel(items: Iterable[Item]) -> dict[Kernel, list[Item]]:
     """The items that launch each kernel, all kinds of inputs in turns, cheap first."""
-    groups: dict[tuple[str, str], dict[tuple[str, str], list[Item]]] = defaultdict(
+    groups: dict[Kernel, dict[tuple[str, str, str], list[Item]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for item in sorted(items, key=lambda item: item.seconds):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from unittest.mock import patch
@@ -32,8 +32,8 @@ from refmoe.verify import Verifier
 RETURNS = "contract:returns"
 #: How the reason begins why a mutant never ran that changes something.
 UNSEEN = "only in kernels that no case launches, as "
-#: Cases of each changed kernel in the first round: about one of each kind of inputs.
-FIRST = 16
+#: Cases of each changed kernel in the first rounds; in the last, all.
+FIRST = (4, 16)
 #: The order of threads in which the emulator runs what survived: warps run ahead.
 AHEAD = 1
 
@@ -111,20 +111,20 @@ def _result(
     tell: Tell,
 ) -> Message:
     stop = time.monotonic() + trial.patience
-    port, verifier = load(trial.port), Verifier()
+    ports, verifier = cache(load), Verifier()
     killed: list[Message] = []
-    done: set[tuple[int, str]] = set()
+    done: set[tuple[int, tuple[str, str]]] = set()
 
     def rounds() -> Iterator[tuple[int, Item]]:
         orders = (0, AHEAD) if trial.emulated else (0,)
-        limits = (FIRST,) if trial.matrix else (FIRST, None)
+        limits = FIRST if trial.matrix else (*FIRST, None)
         for limit, seed in product(limits, orders):
             for kernel in own:
                 tell({"at": f"building {kernel[1]}"})
                 if build.changes(kernel) and kernel not in build.beyond:
                     for item in kernels[kernel][:limit]:
-                        if (seed, item.case) not in done:
-                            done.add((seed, item.case))
+                        if (seed, item.key) not in done:
+                            done.add((seed, item.key))
                             yield seed, item
 
     for seed, item in rounds():
@@ -133,9 +133,9 @@ def _result(
         tell({"at": item.case})
         with build.applied(), _order(seed), brisk():
             case = parse(item.case, largest=None)
-            record = verifier.check(port, case, Cell(*item.cell))
+            record = verifier.check(ports(item.port), case, Cell(*item.cell))
         if record.kind.reported:
-            killed.append(_killing(record, seed))
+            killed.append({"port": item.port, **_killing(record, seed)})
             if not trial.matrix or record.kind is Kind.CRASHED:
                 break
     if killed:

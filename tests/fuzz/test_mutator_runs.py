@@ -22,6 +22,7 @@ from fuzz.mutator.processes import Message, Pool, Task, Tell, in_order
 from fuzz.mutator.survey import by_kernel, surveyed
 from fuzz.mutator.trial import Trial, tried_all
 from refmoe.kernels.compiler import CompileError
+from refmoe.kernels.preparations import PREPARATIONS
 from refmoe.kernels.source import expand, replaced
 from refmoe.score.properties import PROPERTIES
 
@@ -126,7 +127,7 @@ def test_survey_finds_what_each_case_launches() -> None:
     plan = Plan(PORT, 1, 0, 1, ("combine", "permute"))
     items = list(planned(plan))[:6]
     told: list[Message] = []
-    surveyed(plan, items, told.append)
+    surveyed(items, told.append)
     found = [item_of(message["item"]) for message in told if "item" in message]
     assert [item.case for item in found] == [item.case for item in items]
     assert not any(item.reported for item in found)
@@ -135,10 +136,21 @@ def test_survey_finds_what_each_case_launches() -> None:
     }  # fmt: skip
 
 
+def test_plan_has_every_preparation_of_weights() -> None:
+    """Catches kernels that pack weights, which no case would launch."""
+    items = list(planned(Plan(PORT, 1, 0, 1, ("experts",))))
+    ports = {item.port for item in items}
+    assert ports == {PORT, *(f"{PORT}:{name}" for name in PREPARATIONS)}
+    told: list[Message] = []
+    surveyed([next(i for i in items if i.port.endswith("interleaved"))], told.append)
+    launched = item_of(told[-1]["item"]).launched
+    assert ("prepare.cu", "pack_codes<true>") in launched
+
+
 def test_cases_of_a_kernel_take_turns_cheapest_first() -> None:
     def item(case: str, regime: str, seconds: float, reported: bool = False) -> Item:
         cell = ("combine", "-", regime, "")
-        return Item(case, cell, (("a.cu", "a"),), seconds, "", reported)
+        return Item(PORT, case, cell, (("a.cu", "a"),), seconds, "", reported)
 
     items = [
         item("slow", "randn", 2.0), item("quick", "randn", 1.0),
@@ -172,7 +184,7 @@ def cases() -> dict[tuple[str, str], list[Item]]:
     """Cases of two cheap ops by kernel."""
     plan = Plan(PORT, 2, 0, 0, OPS)
     told: list[Message] = []
-    surveyed(plan, list(planned(plan)), told.append)
+    surveyed(list(planned(plan)), told.append)
     return by_kernel(item_of(m["item"]) for m in told if "item" in m)
 
 
