@@ -40,7 +40,8 @@ def activate(
     softcap: c1 tanh(g / c1) sigmoid(g) c2 tanh(u / c2) (Inkling-2, Kimi-K3). silu,
     gelu_erf, relu2 = max(u, 0)^2 (Nemotron) and identity are ungated and take no limit.
 
-    Every operation may be rounded to `numerics.activation` or fused with the next.
+    Every operation may be rounded to `numerics.activation` or fused with the next; so
+    may gate and up be where they come in another type.
     NaN propagates; a limit of None or 0 is off; sigmoid(-inf) * -inf is NaN.
 
     Raises ValueError if the columns are odd though the activation is gated, or a
@@ -60,10 +61,20 @@ def activate(
 
     def run(part: slice) -> Tap:
         overrides = [None if o is None else o[part] for o in (alpha, beta, limit)]
-        rows = gate_up.map(lambda tensor: tensor[part])
+        rows = _operands(gate_up.map(lambda tensor: tensor[part]), numerics)
         return _activated(rows, activation, _Arithmetic(numerics), *overrides)
 
     return bounds.by_rows(run, rows, columns)
+
+
+def _operands(gate_up: Tap, numerics: Numerics) -> Tap:
+    """gate and up as the activation's arithmetic takes them, rounded at most once.
+
+    What passed GEMM1's rounding point in the same type is in it already.
+    """
+    if gate_up.worst is not None and numerics.gate_up == numerics.activation:
+        return gate_up
+    return bounds.inexact(gate_up, numerics.activation, numerics)
 
 
 def _activated(
@@ -113,10 +124,11 @@ class _Arithmetic:
         return bounds.constant(operand, like, self.type)
 
     def column(self, override: PerRow, default: float, like: Tap) -> Tap:
-        """The override as [R, 1], or the default for all rows."""
+        """The override as [R, 1], in the type or wider, or the default for all rows."""
         if override is None:
             return self.tap(default, like)
-        return bounds.exactly(override.to(like.value.device, torch.float64)[:, None])
+        own = bounds.exactly(override.to(like.value.device, torch.float64)[:, None])
+        return bounds.inexact(own, self.type, self.numerics)
 
     def plus(self, a: Tap, b: Tap | float) -> Tap:
         return bounds.add(a, self.tap(b, a), self.type, self.numerics)
@@ -141,8 +153,10 @@ class _Arithmetic:
         return self.times(self.tanh(inner), cap)
 
     def gelu_tanh(self, g: Tap) -> Tap:
-        cube = self.times(self.times(g, g), self.times(g, 0.044715))
-        inner = self.times(self.plus(g, cube), math.sqrt(2.0 / math.pi))
+        # Unfused or not: the order of these products, and how many, is no convention.
+        free = _Arithmetic(self.numerics.but(fused=True))
+        cube = free.times(free.times(g, g), free.times(g, 0.044715))
+        inner = free.times(free.plus(g, cube), math.sqrt(2.0 / math.pi))
         tail = 2.0 * torch.sigmoid(2.0 * _highest(inner))
         tail = tail * (1.0 + 4.0 * self.numerics.sigmoid.relative + _OWN)
         return self.times(self.times(g, 0.5), self.from_one(self.tanh(inner), tail))

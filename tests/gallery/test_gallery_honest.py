@@ -100,6 +100,14 @@ ONCE_AN_ALARM = {
         "experts T=16 H=16 I=1 E=2 k=2 activations=nvfp4 rows=8 weight_on=input "
         "activation.kind=gelu_erf seed=0",
     ),
+    "an activation in bf16 takes gate and up in bf16, whatever type they come in": (
+        "preset_hf_bf16",
+        "activate T=1 H=1 I=13 E=2 k=2 dtype=fp16 constants=own seed=0",
+    ),
+    "nobody says in which order the cubic of GELU multiplies": (
+        "preset_hf_gpt_oss_bf16",
+        "activate T=9 I=24 E=4 k=2 activation.kind=geglu_tanh seed=0",
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 """The two oracles activate alike, and the first one's bounds hold the truth."""
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import strategies as st
 
 from oracle import bounds
 from oracle.activation import activate as first
-from oracle.numerics import PRESETS
+from oracle.formats import round_to
+from oracle.numerics import PRESETS, Numerics
 from oracle.scalar.activation import activate as second
 from oracle.scalar.experts import rounded
 from oracle.scalar.interval import FLOAT64, precision
 from oracle.spec import Activation
+from oracle.trace import Tap
 
 REFERENCE = PRESETS["reference"]
 KINDS = (
@@ -99,6 +102,34 @@ def test_scalar_activation_truth_lies_within_the_bounds(kind, name, data):
     ):
         assert value - Fraction(radius) <= truth.high
         assert truth.low <= value + Fraction(radius)
+
+
+@pytest.mark.parametrize("type", ["bf16", "fp16"])
+@pytest.mark.parametrize("kind", KINDS)
+@settings(derandomize=True, max_examples=10)
+@given(data=st.data())
+def test_scalar_activation_may_round_its_operands_first(kind, type, data):
+    """Catches wider gate and up that arithmetic in 16 bits could not take as they are.
+
+    That is an activation in bf16 of what GEMM1 leaves in fp32, or is given in fp16.
+    """
+    activation, gate, up, own = data.draw(rows(kind))
+    columns = [gate, up] if activation.gated else [up]
+    wide = torch.tensor(columns, dtype=torch.float64).T.contiguous()
+    narrow = round_to(wide, type).T.tolist()
+    taken = (narrow[0], narrow[-1])
+    result = first(Tap(wide), activation, Numerics(activation=type), **tensors(own))
+    worst = torch.zeros_like(result.value) if result.worst is None else result.worst
+    for value, radius, truth in zip(
+        result.value[:, 0].tolist(),
+        worst[:, 0].tolist(),
+        by_second(activation, *taken, own),
+        strict=True,
+    ):
+        truth = rounded(truth, type)
+        if math.isfinite(radius):
+            assert value - Fraction(radius) <= truth.high
+            assert truth.low <= value + Fraction(radius)
 
 
 @pytest.mark.parametrize("gate", [-5.5, -9.0, -12.0])
