@@ -37,7 +37,9 @@ def show(session: Session, reporter: Any) -> None:
     stream = io.StringIO()
     # Where no terminal cuts lines, tables stay whole.
     width = reporter._tw.fullwidth if reporter.isatty else 120
-    console = Console(file=stream, width=width, force_terminal=reporter.hasmarkup)
+    console = Console(
+        file=stream, width=width, force_terminal=reporter.hasmarkup, emoji=False
+    )
     run = session.run()
     terminal.table(console, run.records)
     terminal.aside(console, run)

@@ -34,8 +34,8 @@ def console_for(width: int = 120) -> Console:
     """A console; where there is no terminal, lines of `width` keep tables whole."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=width)
+    console = Console(emoji=False)
+    return console if console.is_terminal else Console(width=width, emoji=False)
 
 
 def header(console: Console, ports: Sequence[Port], cases: int) -> None:

@@ -277,6 +277,14 @@ def test_run_status_tells_an_interrupted_run(
     assert certificate(run)["planned"] == planned
 
 
+def test_console_prints_the_names_of_ports_as_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches `:flushed:` turned into a face."""
+    terminal.console_for().print("my.port:flushed: WRONG 1")
+    assert capsys.readouterr().out == "my.port:flushed: WRONG 1\n"
+
+
 def test_progress_without_a_terminal_gets_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
