@@ -104,6 +104,10 @@ ONCE_AN_ALARM = {
         "preset_hf_bf16",
         "activate T=1 H=1 I=13 E=2 k=2 dtype=fp16 constants=own seed=0",
     ),
+    "the two of a sparse mixer have an order": (
+        "by_index",
+        "route T=2 E=4 k=2 routing.method=sparsemixer seed=0",
+    ),
     "nobody says in which order the cubic of GELU multiplies": (
         "preset_hf_gpt_oss_bf16",
         "activate T=9 I=24 E=4 k=2 activation.kind=geglu_tanh seed=0",

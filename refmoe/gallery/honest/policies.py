@@ -10,6 +10,7 @@ import torch
 from oracle.numerics import Numerics
 from oracle.params import Blocks, Params
 from oracle.spec import BlockFormat, Layer
+from refmoe.case import Case
 from refmoe.gallery.entry import Stage, decorator
 from refmoe.gallery.plain.arithmetic import Tensor
 
@@ -28,7 +29,12 @@ def any_of_equals(stage: Stage, key: Tensor, count: int) -> Tensor:
     return key.nan_to_num(-torch.inf).topk(count, -1).indices
 
 
-@honest("choose")
+def _chosen_at_once(case: Case) -> bool | str:
+    rounds = case.layer.routing.method == "sparsemixer"
+    return not rounds or "sparsemixer chooses its second after its first"
+
+
+@honest("choose", attributes={"supports": _chosen_at_once})
 def by_index(stage: Stage, key: Tensor, count: int) -> Tensor:
     """Chosen experts by index instead of by weight."""
     return stage(key, count).sort(-1).values
