@@ -87,8 +87,14 @@ class Batch:
 
         try:
             search()
-        except (_New, errors.Flaky):
+        except _New:
             pass
+        except errors.Flaky as flaky:
+            # No case is checked twice, so that whatever else it raises looks flaky.
+            for error in getattr(flaky, "exceptions", ()):
+                usual = isinstance(error, _New | errors.HypothesisException)
+                if isinstance(error, Exception) and not usual:
+                    raise error from None
 
     def _one(self, case: Case) -> None:
         line = str(case)

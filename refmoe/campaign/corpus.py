@@ -18,7 +18,11 @@ def read(folder: Path) -> tuple[str, ...]:
     """
     found: dict[str, None] = {}
     for path in sorted(folder.glob("*.txt")):
-        for number, text in enumerate(path.read_text().splitlines(), 1):
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text in UTF-8: {error}") from None
+        for number, text in enumerate(lines, 1):
             line = text.partition("#")[0].strip()
             if not line:
                 continue
@@ -35,5 +39,5 @@ def add(folder: Path, cases: Iterable[str]) -> None:
     new = [case for case in dict.fromkeys(cases) if case not in old]
     if new:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _FOUND).open("a") as file:
+        with (folder / _FOUND).open("a", encoding="utf-8") as file:
             file.writelines(f"{case}\n" for case in new)

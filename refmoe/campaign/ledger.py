@@ -73,8 +73,8 @@ def read(path: Path) -> list[Entry]:
     if not path.exists():
         return []
     try:
-        document = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path}: no valid TOML: {error}") from None
     found = [
         _entry(table, f"{path}: finding {number}")
@@ -97,6 +97,10 @@ def _entry(table: Mapping[str, Any], place: str) -> Entry:
     for key in _KEY:
         if not isinstance(given.get(key), str):
             raise ValueError(f"{place}: {key} is missing; give a text")
+    for key, value in given.items():
+        if not isinstance(value, Mapping if key == "streams" else str):
+            what = "a table" if key == "streams" else "a text"
+            raise ValueError(f"{place}: {key}={value!r} is unfit; give {what}")
     entry = Entry(**given)
     if entry.status not in STATUSES:
         raise ValueError(
@@ -148,7 +152,7 @@ def write(path: Path, entries: Iterable[Entry]) -> None:
         lines += [f"count = {entry.count}", f"streams = {{ {counts} }}"]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text("\n".join(lines) + "\n")
+    part.write_text("\n".join(lines) + "\n", "utf-8")
     part.replace(path)
 
 

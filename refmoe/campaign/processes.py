@@ -7,6 +7,7 @@ the GPU is looked at, in its forks alone.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext, ForkServerContext
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from refmoe.worker.nursery import untouched
 
 #: Exceptions that tell the user what to mend.
-_USAGE = {"ValueError": ValueError, "TypeError": TypeError, "OSError": OSError}
+_USAGE = {"ValueError": ValueError, "TypeError": TypeError, "ImportError": ImportError}
 T = TypeVar("T")
 
 
@@ -46,12 +47,18 @@ def elsewhere(what: str, function: Callable[..., T], *arguments: Any) -> T:
         found, error = ours.recv()
     except EOFError:
         found, error = None, None
+    except BaseException:
+        # Ctrl-C does not wait for an import that hangs.
+        process.kill()
+        raise
     process.join()
     if process.exitcode:
         raise ImportError(f"{what} ended its process with status {process.exitcode}")
     if error is not None:
         kind, text = error
-        raise _USAGE.get(kind, ImportError)(text)
+        if kind not in _USAGE:
+            kind, text = "ImportError", f"{what}: {kind}: {text}"
+        raise _USAGE[kind](text)
     answer: T = found
     return answer
 
@@ -59,6 +66,8 @@ def elsewhere(what: str, function: Callable[..., T], *arguments: Any) -> T:
 def _answered(
     pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
+    # Ctrl-C is the parent's to hear.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         pipe.send((function(*arguments), None))
     except Exception as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from refmoe.campaign.hold import held
 from refmoe.campaign.plan import claim
 from refmoe.campaign.processes import context
 from refmoe.campaign.state import Tail, path_of
@@ -28,13 +31,33 @@ def totals(folder: Path) -> Totals:
     return found
 
 
-def campaign(job: Job, watch: Watch = lambda totals: None) -> tuple[Totals, list[str]]:
-    """Run or resume the shard that `job` plans; returns its totals and what went wrong.
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A run of a campaign: what the campaign has done so far, and this run of it."""
 
-    Ctrl-C and SIGTERM stop it after the present cases. Raises ValueError if the state
-    folder belongs to another campaign.
+    totals: Totals
+    #: Cases that this run checked, and its seconds.
+    cases: int
+    seconds: float
+    #: What went wrong with its processes.
+    ended: tuple[str, ...] = ()
+    #: Whether it was told to stop.
+    interrupted: bool = False
+
+
+def campaign(job: Job, watch: Watch = lambda totals: None) -> Done:
+    """Run or resume the shard that `job` plans.
+
+    Ctrl-C and SIGTERM stop it after the present cases, a second Ctrl-C at once. Raises
+    ValueError if the state folder belongs to another campaign, cannot be written or is
+    in use.
     """
     claim(job.folder, job.plan)
+    with held(job.folder):
+        return _run(job, watch)
+
+
+def _run(job: Job, watch: Watch) -> Done:
     made = context()
     stop = made.Event()
     processes: dict[int, BaseProcess] = {
@@ -45,28 +68,39 @@ def campaign(job: Job, watch: Watch = lambda totals: None) -> tuple[Totals, list
         )
         for number in job.plan.streams
     }
-    with interrupted(stop.set):
-        for process in processes.values():
-            process.start()
-        found = _watched(job.folder, processes, watch)
-    ended = [
-        f"{process.name} ended with status {process.exitcode}; what it had checked is "
-        "kept"
-        for process in processes.values()
-        if process.exitcode
-    ]
-    return found, ended
-
-
-def _watched(folder: Path, processes: dict[int, BaseProcess], watch: Watch) -> Totals:
-    """Follow the streams until every process has ended."""
+    tails = {number: Tail(path_of(job.folder, number)) for number in processes}
     found = Totals()
-    tails = {number: Tail(path_of(folder, number)) for number in processes}
-    alive = list(processes.values())
-    while alive:
-        wait([process.sentinel for process in alive], _PAUSE)
-        alive = [process for process in alive if process.is_alive()]
+
+    def look() -> None:
         for number, tail in tails.items():
             found.add(number, tail.new())
-        watch(found)
-    return found
+
+    look()
+    before, start = found.checked, time.monotonic()
+
+    def asked() -> None:
+        stop.set()
+        os.write(2, b"stopping after the present cases; once more: at once\n")
+
+    alive = []
+    with interrupted(asked):
+        try:
+            for process in processes.values():
+                process.start()
+                alive.append(process)
+            while alive:
+                wait([process.sentinel for process in alive], _PAUSE)
+                alive = [process for process in alive if process.is_alive()]
+                look()
+                watch(found)
+        finally:
+            for process in alive:
+                process.kill()
+    ended = tuple(
+        f"{process.name} ended with status {process.exitcode}; what it had checked is "
+        "kept, and the same command goes on"
+        for process in processes.values()
+        if process.exitcode
+    )
+    seconds = time.monotonic() - start
+    return Done(found, found.checked - before, seconds, ended, stop.is_set())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -119,8 +120,15 @@ class Tail:
             for text in file:
                 if not text.endswith(b"\n"):
                     break
+                try:
+                    line = understood(text)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{self.path}, byte {self.offset}: {error}; cut the file off "
+                        "there, and the rest is drawn again"
+                    ) from None
                 self.offset += len(text)
-                yield understood(text)
+                yield line
 
 
 def read(path: Path) -> list[Line]:
@@ -154,8 +162,15 @@ class Stream:
         os.close(self._file)
 
     def append(self, line: Line) -> None:
-        """Write a line; once it is complete, the case counts."""
-        os.write(self._file, spelt(line))
+        """Write a line; once it is complete, the case counts.
+
+        Raises OSError, and leaves no part of it, where the disk is full.
+        """
+        text = spelt(line)
+        written = os.write(self._file, text)
+        if written < len(text):
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def sync(self) -> None:
         """Bring everything written onto the disk."""

@@ -10,6 +10,7 @@ was seen.
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -69,8 +70,13 @@ def work(job: Job, stopped: Callable[[], bool]) -> None:
         late = seconds is not None and time.monotonic() - start >= seconds
         return late or stopped() or orphaned()
 
-    with job.hosting.opened() as (runner, load):
-        run(job, load(job.plan.ports), runner, over)
+    try:
+        with job.hosting.opened() as (runner, load):
+            run(job, load(job.plan.ports), runner, over)
+    except (ImportError, OSError) as error:
+        # A port that cannot be loaded any more, a full disk: no more to be said.
+        print(f"refmoe: stream {job.stream}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run(

@@ -70,9 +70,14 @@ class Totals:
             self.closest[winner] += 1
 
     @property
+    def checked(self) -> int:
+        """Cases that were drawn, and those of the corpus."""
+        return self.cases + self.replayed
+
+    @property
     def decided(self) -> int:
         """Cases with a token in them of which something was said."""
-        return self.cases + self.replayed - self.empty
+        return self.checked - self.empty
 
     @property
     def findings(self) -> list[tuple[Found, Counter[int]]]:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from refmoe.cli.app import CompileDeadline, Deadline, InProcess, Memory
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from refmoe.campaign.ledger import Entry
-    from refmoe.campaign.totals import Totals
 
 State = Annotated[
     Path, typer.Option(metavar="FOLDER", help="what was done; resumed if it is there")
@@ -77,14 +70,18 @@ def fuzz(
         raise typer.BadParameter("say how much: --cases or --minutes")
     from refmoe.campaign import archs, run
     from refmoe.campaign import corpus as lines
+    from refmoe.campaign.database import check
+    from refmoe.campaign.ledger import read
     from refmoe.campaign.plan import Limits, Plan
     from refmoe.campaign.processes import elsewhere
     from refmoe.campaign.stream import Job
     from refmoe.case import format_of, model_of, rank_of
     from refmoe.cli.commands import usage
     from refmoe.cli.hosting import Hosting
+    from refmoe.cli.told import progress, say, told, told_of_run
     from refmoe.protocol import op as op_called
     from refmoe.regimes import regime as regime_called
+    from refmoe.report.run import INTERRUPTED
     from refmoe.report.terminal import console_for
 
     hosting = Hosting(in_process, deadline, compile_deadline, memory)
@@ -112,20 +109,26 @@ def fuzz(
         place = corpus or state / "corpus"
         job = Job(plan, 0, state, hosting, limits, lines.read(place), database, study)
         book = ledger or state / "ledger.toml"
-        _entries(book)
+        read(book)
+        if database:
+            check(database)
     for name in scouted.emulated:
-        _say(console, f"{name}: emulated accumulators stand in for its matrix units")
+        say(console, f"{name}: emulated accumulators stand in for its matrix units")
     for name in scouted.never:
-        _say(console, f"{name} never ran: nothing here executes its code")
+        say(console, f"{name} never ran: nothing here executes its code")
     if arch and not scouted.runs:
         raise typer.Exit(3)
-    with usage(), _progress(console, limits.cases, quiet) as watch:
-        found, ended = run.campaign(job, watch)
-    for text in ended:
-        _say(console, text)
-    status = _told(console, found, plan.name, book)
-    lines.add(place, (one.case for one, _ in found.findings))
-    raise typer.Exit(status or int(bool(ended)))
+    with usage():
+        with progress(console, limits.cases, quiet) as watch:
+            done = run.campaign(job, watch)
+        status = told(console, done.totals, plan.name, book)
+        lines.add(place, (one.case for one, _ in done.totals.findings))
+    told_of_run(console, done, limits.cases)
+    if done.interrupted and status != 1:
+        status = INTERRUPTED
+    if done.ended and status != 1:
+        status = 2
+    raise typer.Exit(status)
 
 
 def fuzz_merge(
@@ -137,93 +140,14 @@ def fuzz_merge(
     from refmoe.campaign import plan, run
     from refmoe.campaign.merge import merge
     from refmoe.cli.commands import usage
+    from refmoe.cli.told import told
     from refmoe.report.terminal import console_for
 
     with usage():
         merge(target, states)
         book = ledger or target / "ledger.toml"
-        status = _told(console_for(), run.totals(target), plan.read(target).name, book)
+        status = told(console_for(), run.totals(target), plan.read(target).name, book)
     raise typer.Exit(status)
-
-
-def _entries(path: Path) -> list[Entry]:
-    from refmoe.campaign.ledger import read
-
-    return read(path)
-
-
-def _told(console: Console, found: Totals, campaign: str, path: Path) -> int:
-    """Write the ledger and say what it and the totals hold; returns the status."""
-    from refmoe.campaign import ledger
-
-    old = ledger.read(path)
-    entries = ledger.updated(old, found.findings, campaign)
-    if entries != old:
-        ledger.write(path, entries)
-    _say(console, f"{found.cases} cases, {found.replayed} of the corpus")
-    for port, kinds in found.kinds.items():
-        tally = "  ".join(f"{kind} {count}" for kind, count in kinds.most_common())
-        near, case = found.nearest.get(port, (0.0, ""))
-        _say(console, f"{port}: {tally}")
-        if case:
-            _say(console, f"  largest error / bound that passed {near:.3g}: {case}")
-    if found.closest:
-        tally = "  ".join(f"{name} {n}" for name, n in found.closest.most_common())
-        _say(console, f"closest to the oracle: {tally}")
-    for case, reason in list(found.unbuilt.items())[:1]:
-        _say(console, f"{len(found.unbuilt)} cases cannot be built: {reason}: {case}")
-    if found.unstudied:
-        _say(console, f"{found.unstudied} failures are not studied yet: resume")
-    here = [entry for entry in entries if entry.here(campaign)]
-    for entry in here:
-        word = "FIXED, AND BACK" if entry.status == "returned" else entry.status
-        stage = f" at {entry.stage}" if entry.stage else ""
-        _say(console, f"{word}: {entry.kind} {entry.op}[{entry.port}]{stage}")
-        _say(console, f"  {entry.count} times, since {entry.since}: {entry.cause}")
-        _say(console, f"  refmoe repro '{entry.case}' {entry.port}")
-    if here:
-        _say(console, f"ledger: {path}")
-    if found.unstudied or any(entry.fails for entry in here):
-        return 1
-    return 0 if found.decided else 3
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress(
-    console: Console, cases: int | None, quiet: bool
-) -> Iterator[Callable[[Totals], None]]:
-    """A line that lives: cases, how fast, cells, findings, the largest error passed."""
-    if quiet:
-        yield lambda totals: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    bar = Progress(
-        BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"),
-        console=console, transient=True,
-    )  # fmt: skip
-    task = bar.add_task("", total=cases)
-    # It has a thread, which begins when the processes are there.
-    try:
-
-        def watch(totals: Totals) -> None:
-            bar.start()
-            near = max((one for one, _ in totals.nearest.values()), default=0.0)
-            speed = bar.tasks[0].speed or 0.0
-            bar.update(
-                task,
-                completed=totals.cases,
-                description=f"{speed:.0f}/s  {len(totals.cells)} cells  "
-                f"{len(totals.found)} findings  error / bound {near:.3g}",
-            )
-
-        yield watch
-    finally:
-        bar.stop()
 
 
 campaigning = (fuzz, fuzz_merge)
