@@ -23,6 +23,10 @@ class Cuda:
 
     kind = "cuda"
 
+    def target(self, device: torch.device) -> str:
+        """The GPU's, or $REFMOE_TARGET."""
+        return loader.target_for(device.index or 0)
+
     def run(
         self, kernel: Kernel, grid: Size, block: Size, arguments: Sequence[Argument],
         shared: int, device: torch.device,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,9 @@ class Backend(Protocol):
     """Runs kernels on tensors of devices of one kind."""
 
     kind: str
+
+    def target(self, device: torch.device) -> str:
+        """What kernels are compiled for on `device`."""
 
     def run(
         self, kernel: Kernel, grid: Size, block: Size,
@@ -59,21 +63,23 @@ class Kernel:
                 "65535, 65535); split the input along its first axis"
             )
         x, y, z = (*sizes, 1, 1)[:3]
-        _backend.run(self, (x, y, z), (block, 1, 1), arguments, shared, device)
+        current().run(self, (x, y, z), (block, 1, 1), arguments, shared, device)
 
 
-_backend: Backend = Cuda()
+_GPU: Backend = Cuda()
+_current = ContextVar("_current", default=_GPU)
+#: Where the launches of this thread go.
+current = _current.get
 
 
 @contextmanager
 def through(backend: Backend) -> Iterator[None]:
-    """Within it, every launch of the process goes to `backend`."""
-    global _backend
-    before, _backend = _backend, backend
+    """Within it, every launch of this thread goes to `backend`."""
+    before = _current.set(backend)
     try:
         yield
     finally:
-        _backend = before
+        _current.reset(before)
 
 
 def is_tensor(op: str, name: str, value: object) -> torch.Tensor:
@@ -115,10 +121,10 @@ def check(
             f"{op}: {name} has shape {tuple(tensor.shape)}; it must be [{wanted}]"
         )
     if device is None:
-        if tensor.device.type != _backend.kind:
+        kind = current().kind
+        if tensor.device.type != kind:
             raise ValueError(
-                f"{op}: {name} is on {tensor.device}; move it to a {_backend.kind} "
-                "device"
+                f"{op}: {name} is on {tensor.device}; move it to a {kind} device"
             )
     elif tensor.device != device:
         raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +33,9 @@ class Loaded:
     shared: int = _FREELY_SHARED
 
 
+#: Compiles, for a target, what the op at hand will launch: asked when its first kernel
+#: is not on disk.
+ahead = ContextVar[Callable[[str], None] | None]("ahead", default=None)
 _lock = threading.RLock()
 _functions: dict[tuple[str, str, int, str], Loaded] = {}
 
@@ -81,13 +85,22 @@ def warm_up(device: int = 0) -> None:
             function(file, expression, device)
 
 
-def _image(file: str, expression: str, target: str) -> tuple[Path, compiler.Image]:
-    """The program with `expression`: of the whole file if warmed up, else its own."""
+def find(file: str, expression: str, target: str) -> tuple[Path, compiler.Image] | None:
+    """The program with `expression`, of the whole file or its own, if it is on disk."""
     listed = catalogue.instances().get(file, ())
-    if expression in listed:
-        found = cache.find(file, listed, target)
-        if found is not None:
-            return found
+    found = cache.find(file, listed, target) if expression in listed else None
+    return found or cache.find(file, (expression,), target)
+
+
+def _image(file: str, expression: str, target: str) -> tuple[Path, compiler.Image]:
+    """The program with `expression`, built if it is not on disk."""
+    found = find(file, expression, target)
+    if found is not None:
+        return found
+    compile_ahead = ahead.get()
+    if compile_ahead is not None:
+        ahead.set(None)  # Once a call.
+        compile_ahead(target)
     return cache.fetch(file, (expression,), target)
 
 

@@ -22,6 +22,9 @@ class Recorder:
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
 
+    def target(self, device: torch.device) -> str:
+        return "sm_80"
+
     def run(self, *call: object) -> None:
         self.calls.append(call)
 

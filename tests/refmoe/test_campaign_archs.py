@@ -58,7 +58,7 @@ def test_fuzz_runs_what_is_emulated_and_names_the_rest(tmp_path: Path) -> None:
 
 
 def test_emulated_kernels_add_up_as_the_architecture_does() -> None:
-    seen = emulated._through_emulator(lambda: launch._backend.unit)  # type: ignore[attr-defined]
+    seen = emulated._through_emulator(lambda: launch.current().unit)  # type: ignore[attr-defined]
     assert seen() == UNITS["hopper"]
     with emulated.on_arch("sm_89"):
         assert seen() == UNITS["ampere"]

@@ -24,6 +24,7 @@ import torch
 
 from refmoe.kernels import cache, catalogue, launch
 from refmoe.kernels.arguments import Argument, bytes_of
+from refmoe.kernels.launchers.tactics import EMULATED
 from refmoe.kernels.source import expand
 
 _ROOM = Path(__file__).parent
@@ -94,6 +95,10 @@ class Emulator:
 
     def __init__(self, seed: int = 0, unit: str = "hopper") -> None:
         self.seed, self.unit = seed, UNITS[unit]
+
+    def target(self, device: torch.device) -> str:
+        """A name of its own."""
+        return EMULATED
 
     def run(
         self, kernel: launch.Kernel, grid: launch.Size, block: launch.Size,

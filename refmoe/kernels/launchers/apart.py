@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 
 from oracle.params import Blocks
+from refmoe.kernels.foresight import computed
 from refmoe.kernels.launchers.activate import activate_rows
 from refmoe.kernels.launchers.dequantize import dequantize
 from refmoe.kernels.launchers.gemm import Gemm
@@ -38,12 +39,13 @@ def by_expert(gemm: Gemm, multiply: Multiply) -> torch.Tensor:
     Raises ValueError for weights that are interleaved for another kernel.
     """
     gemm.check()
+    offsets = gemm.offsets.tolist()
     x = values(gemm.x)
     if gemm.slots is not None:
         x = x[(gemm.slots // gemm.choices).clamp_min(0)]
     shape = (gemm.rows, gemm.w.shape[1])
     sums = torch.zeros(shape, dtype=torch.float32, device=gemm.device)
-    for expert, (start, stop) in enumerate(pairwise(gemm.offsets.tolist())):
+    for expert, (start, stop) in enumerate(pairwise(offsets)):
         if start < stop:
             w = values(_expert(gemm.w, expert))[:, : x.shape[1]]
             sums[start:stop] = multiply(x[start:stop], w.contiguous())
@@ -74,28 +76,41 @@ def finish(gemm: Gemm, sums: torch.Tensor) -> torch.Tensor:
 
     Rows past the last offset become 0.
     """
-    owner = owners_of(gemm.offsets, gemm.rows)
-    real = (owner >= 0)[:, None]
-    owner = owner.clamp_min(0)
+    found = owners_of(gemm.offsets, gemm.rows)
+    owner = computed(lambda: found.clamp_min(0), found, found.shape, found.dtype)
+    shape, halves = (gemm.rows, gemm.width), 2 if gemm.gated else 1
+    result = computed(
+        lambda: _biased(gemm, sums, owner), owner, (shape[0], halves * shape[1]),
+        torch.float32,
+    )  # fmt: skip
+    if gemm.activation is not None:
+        result = activate_rows(
+            result, gemm.activation, gemm.constants, owner, dtype=torch.float32
+        )
+    return computed(lambda: _weighted(gemm, result, found), found, shape, gemm.dtype)
+
+
+def _biased(gemm: Gemm, sums: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+    """The columns of the sums that the result takes, gate first, with their bias."""
     if gemm.bias is not None:
         sums = sums + gemm.bias.float()[owner]
     gate, up = gemm.starts
     parts = [sums[:, up : up + gemm.width]]
     if gemm.gated:
         parts.insert(0, sums[:, gate : gate + gemm.width])
-    result = torch.cat(parts, 1)
-    if gemm.activation is not None:
-        result = activate_rows(
-            result, gemm.activation, gemm.constants, owner, dtype=torch.float32
-        )
+    return torch.cat(parts, 1)
+
+
+def _weighted(gemm: Gemm, result: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+    """The rows that have an expert by their weights, the others 0."""
     if gemm.weights is not None:
-        slots = owner if gemm.slots is None else gemm.slots.clamp_min(0)
-        if gemm.slots is None:
-            slots = torch.arange(gemm.rows, device=gemm.device)
+        slots = torch.arange(gemm.rows, device=gemm.device)
+        if gemm.slots is not None:
+            slots = gemm.slots.clamp_min(0)
         own = gemm.weights.reshape(-1, gemm.per_row)[slots]
         each = max(gemm.width // gemm.per_row, 1)
         result = result * own.repeat_interleave(each, dim=1)
-    return result.where(real, 0.0).to(gemm.dtype)
+    return result.where((owner >= 0)[:, None], 0.0).to(gemm.dtype)
 
 
 def _expert(w: Matrix, expert: int) -> Matrix:

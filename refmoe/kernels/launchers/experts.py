@@ -9,6 +9,7 @@ import torch
 
 from oracle.params import Params
 from oracle.spec import BlockFormat, Layer
+from refmoe.kernels.foresight import foreseen
 from refmoe.kernels.launch import Kernel, blocks_for, check
 from refmoe.kernels.launchers.backends import Backend, backend
 from refmoe.kernels.launchers.combine import combine_rows
@@ -35,6 +36,7 @@ class Rows:
     slots: torch.Tensor | None
 
 
+@foreseen
 def experts(
     x: torch.Tensor,
     ids: torch.Tensor,

@@ -50,7 +50,7 @@ def dispatch(
     check_experts(x, ids, weights, params, layer, local)
     weights = weights.float()
     made = sort_slots(ids, layer.experts, local=local)
-    own = weights.reshape(-1)[made.rows.clamp_min(0).long()][:, None]
+    own = gather(weights.reshape(-1, 1), made.rows, 1)
     if layer.weight_on == "input":
         return Dispatched(prepared_rows(x, weights, made, params, layer), own, made)
     k, form, scale = weights.shape[1], layer.activations, params.x_scale

@@ -6,6 +6,7 @@ import torch
 
 from oracle.params import Params
 from oracle.spec import Layer
+from refmoe.kernels.foresight import foreseen
 from refmoe.kernels.launchers.backends import Backend, backend
 from refmoe.kernels.launchers.experts import Local, combined, expert_rows, through
 from refmoe.kernels.launchers.modular import dispatch
@@ -18,6 +19,7 @@ from refmoe.kernels.launchers.shared import FACTORS, shared_expert
 FORMS = ("monolithic", "modular", "modular_late")
 
 
+@foreseen
 def moe(
     x: torch.Tensor,
     logits: torch.Tensor,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from refmoe.kernels import loader, tuning
-from refmoe.kernels.launch import Kernel, aligned, blocks_for, check
+from refmoe.kernels import tuning
+from refmoe.kernels.launch import Kernel, aligned, blocks_for, check, current
 from refmoe.kernels.launchers.formats import TYPES
 from refmoe.kernels.launchers.permute import IDS
 
@@ -113,11 +113,10 @@ def tactic_key(logits: torch.Tensor, top_k: int, target: str) -> str:
 
 def _tactic(logits: torch.Tensor, top_k: int) -> Tactic:
     """The kept choice, else experts split over warps for few tokens of many experts."""
-    if logits.device.type == "cuda":
-        target = loader.target_for(logits.device.index)
-        kept = tuning.chosen(tactic_key(logits, top_k, target), tactics(target))
-        if kept is not None:
-            return kept
+    target = current().target(logits.device)
+    kept = tuning.chosen(tactic_key(logits, top_k, target), tactics(target))
+    if kept is not None:
+        return kept
     few = len(logits) <= 128 and logits.shape[1] >= 64
     return Tactic(4, 1) if few else Tactic()
 
@@ -126,7 +125,7 @@ def tune_omni_route(
     logits_x: torch.Tensor, logits_y: torch.Tensor, top_k: int
 ) -> Tactic:
     """Measure every tactic on these logits and keep the fastest for their shape."""
-    target = loader.target_for(logits_x.device.index)
+    target = current().target(logits_x.device)
     return tuning.tune(
         tactic_key(logits_x, top_k, target),
         tactics(target),

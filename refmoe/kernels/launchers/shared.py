@@ -41,7 +41,8 @@ def shared_expert(
     if isinstance(width, Blocks):
         seen = taken(x, layer.activations, params.x_scale)
     # One expert with all tokens; made on the device, for a graph to capture.
-    offsets = torch.arange(2, dtype=torch.int32, device=device) * tokens
+    offsets = torch.full((2,), tokens, dtype=torch.int32, device=device)
+    offsets[:1].zero_()
     weighted = shared.combine == "weighted"
     hidden = gemm(
         Gemm(

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 
 from oracle.params import Blocks
-from refmoe.kernels import loader, tuning
-from refmoe.kernels.launch import Kernel, aligned, blocks_for
+from refmoe.kernels import tuning
+from refmoe.kernels.launch import Kernel, aligned, blocks_for, current
 from refmoe.kernels.launchers.formats import TYPES, Geometry
 from refmoe.kernels.launchers.gemm import Gemm, naive
 from refmoe.kernels.launchers.operands import Matrix, Packed, operand_struct, stored
 from refmoe.kernels.launchers.tactics import (
-    EMULATED,
     FILE,
     TACTICS,
     Instruction,
@@ -78,7 +77,7 @@ def tensor_cores(gemm: Gemm, tactic: Tactic | None = None) -> torch.Tensor:
     how = instruction(gemm)
     if isinstance(how, str):
         return naive(gemm)
-    target = _target(gemm)
+    target = current().target(gemm.device)
     own = (tactic or choice(gemm, how, target)).taken(how)
     shared, limit = own.shared(how), shared_limit(target)
     if shared > limit:
@@ -114,7 +113,7 @@ def tune(gemm: Gemm) -> Tactic:
     how = instruction(gemm)
     if isinstance(how, str):
         raise ValueError(f"tune: {how}; there is no tactic to choose")
-    target = _target(gemm)
+    target = current().target(gemm.device)
     return tuning.tune(
         tactic_key(gemm, target), tuple(tactics(target).values()),
         lambda tactic: tensor_cores(gemm, tactic), gemm.device,
@@ -128,13 +127,6 @@ def tactic_key(gemm: Gemm, target: str) -> str:
         "grouped_gemm", target, rows=tuning.bucket(gemm.rows), E=experts, N=n, K=k,
         x=stored(gemm.x), w=stored(gemm.w), act=gemm.curve,
     )  # fmt: skip
-
-
-def _target(gemm: Gemm) -> str:
-    """The compile target, a name of its own in the emulator."""
-    if gemm.device.type != "cuda":
-        return EMULATED
-    return loader.target_for(gemm.device.index)
 
 
 def choice(gemm: Gemm, how: Instruction, target: str) -> Tactic:

@@ -42,6 +42,9 @@ class _Noting:
     #: What the launches since this was cleared were compiled for.
     targets: set[str] = field(default_factory=set)
 
+    def target(self, device: torch.device) -> str:
+        return self.inner.target(device)
+
     def run(self, kernel: launch.Kernel, *rest: Any) -> None:
         self.kernels.add((kernel.file, kernel.expression))
         self.targets.add(loader.target_for(torch.cuda.current_device()))

@@ -38,6 +38,9 @@ class _Recording:
     def kind(self) -> str:
         return self.inner.kind
 
+    def target(self, device: torch.device) -> str:
+        return self.inner.target(device)
+
     def run(
         self, kernel: launch.Kernel, grid: launch.Size, block: launch.Size,
         arguments: Sequence[Any], shared: int, device: torch.device,
@@ -50,7 +53,7 @@ def touching(
     sections: Mapping[str, Callable[[Place], Iterable[Check]]], place: Place
 ) -> Iterator[Check]:
     """A sample of each section, every op once through the judge, every launcher."""
-    recording = _Recording(launch._backend)
+    recording = _Recording(launch.current())
     chance = random.Random(0)
 
     def recorded(check: Callable[[], object]) -> Callable[[], None]:
