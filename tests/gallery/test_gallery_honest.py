@@ -104,6 +104,23 @@ ONCE_AN_ALARM = {
         "preset_hf_bf16",
         "activate T=1 H=1 I=13 E=2 k=2 dtype=fp16 constants=own seed=0",
     ),
+    "blocks of many rows hold rows of both ranks": (
+        "expert_parallel",
+        "experts T=16 H=32 I=32 E=3 k=3 dtype=fp32 activations=fp8_block_128 "
+        "requantize=fp8_block_128 regime=cancelling load=hot seed=631434",
+    ),
+    "x times its weight is a weighted row": (
+        "preset_hf_gpt_oss_bf16",
+        "moe T=3 H=32 I=32 E=4 k=1 dtype=fp32 activations=mxint8 regime=large "
+        "weight_on=input seed=674481",
+    ),
+    "where weights are zero the model returns zeros too": (
+        "weight_on_intermediate",
+        "moe T=2 H=16 I=16 E=8 k=1 regime=heavy load=half logits_dtype=fp16 "
+        "routing.bias=selection routing.epsilon=1e-20 routing.group_score=top2 "
+        "routing.groups=4 routing.renormalize=sum_plus_epsilon "
+        "routing.score=sigmoid routing.top_groups=2 seed=269764",
+    ),
     "the two of a sparse mixer have an order": (
         "by_index",
         "route T=2 E=4 k=2 routing.method=sparsemixer seed=0",

@@ -119,10 +119,10 @@ def unpacked(
 
 
 def _spanned(layer: Layer) -> bool:
-    """Whether one scale spans all rows of x, or of the intermediate."""
+    """Whether a scale spans several rows of x, or of the intermediate."""
     forms = (layer.activations, layer.requantize)
     return any(
-        isinstance(form, BlockFormat) and (form.block[0] == 0 or form.global_scale)
+        isinstance(form, BlockFormat) and (form.block[0] != 1 or form.global_scale)
         for form in forms
     )
 

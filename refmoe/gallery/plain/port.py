@@ -121,6 +121,7 @@ class Plain(Router, Experts, Omni):
         tokens = rows // layer.top_k
         if layer.weight_on == "input":
             moved = self.weighted(self.plain(x)[tokens], own)
+            moved = self.rounded(moved, "weighted")
             moved = self.seen(moved, layer.activations, params.x_scale)
         else:
             moved = self.seen(x, layer.activations, params.x_scale)[tokens]
