@@ -60,13 +60,21 @@ class Scouted:
     never: tuple[str, ...] = ()
 
 
-def scouted(hosting: Hosting, names: Sequence[str], archs: Sequence[str]) -> Scouted:
+def scouted(
+    hosting: Hosting, names: Sequence[str], ops: Sequence[str], archs: Sequence[str]
+) -> Scouted:
     """Load the ports, and divide the architectures by what they and the GPU offer.
 
-    Raises ValueError, TypeError or ImportError where a port cannot be loaded.
+    Raises ValueError, TypeError or ImportError where a port cannot be loaded,
+    ValueError for an op that none has.
     """
     with hosting.opened() as (_, load):
         ports = load(names)
+    offered = {op: None for port in ports for op in port.ops}
+    for op in ops:
+        if op not in offered:
+            there = ", ".join(offered)
+            raise ValueError(f"--op {op}: no port has it; there is {there}")
     if not archs:
         return Scouted()
     device = present()

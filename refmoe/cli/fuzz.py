@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -75,7 +76,7 @@ def fuzz(
     from refmoe.campaign.plan import Limits, Plan
     from refmoe.campaign.processes import elsewhere
     from refmoe.campaign.stream import Job
-    from refmoe.case import format_of, model_of, rank_of
+    from refmoe.case import format_of, model_of
     from refmoe.cli.commands import usage
     from refmoe.cli.hosting import Hosting
     from refmoe.cli.told import progress, say, told, told_of_run
@@ -94,13 +95,11 @@ def fuzz(
         for names, called in known:
             for name in names or ():
                 called(name)
-        number, shards = rank_of(shard)
-        if not 0 <= number < shards:
-            raise ValueError(f"--shard {shard}: count from 0, as 0/4 to 3/4")
+        number, shards = _shard(shard)
         # What cannot be loaded, or read, is said before anything is started.
         named = arch.split(",") if arch else []
         importing = f"importing {' and '.join(ports)}"
-        scouted = elsewhere(importing, archs.scouted, hosting, ports, named)
+        scouted = elsewhere(importing, archs.scouted, hosting, ports, op or (), named)
         plan = Plan(
             tuple(ports), tuple(op or ()), tuple(model or ()), tuple(format_ or ()),
             tuple(regime or ()), scouted.runs, elements, seed, workers, number, shards,
@@ -129,6 +128,14 @@ def fuzz(
     if done.ended and status != 1:
         status = 2
     raise typer.Exit(status)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Number and count of "I/N"; raises ValueError."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise ValueError(f"--shard {text}: count from 0, as 0/4 to 3/4")
+    return int(found[1]), int(found[2])
 
 
 def fuzz_merge(

@@ -61,7 +61,7 @@ def told_of_run(console: Console, done: Done, cases: int | None) -> None:
     word = "interrupted" if done.interrupted else "this run"
     speed = done.cases / done.seconds
     say(console, f"{word}: {done.cases} cases in {done.seconds:.1f} s, {speed:.1f}/s")
-    if not (done.cases or done.interrupted or done.ended) and cases is not None:
+    if not done.cases and done.totals.cases and cases is not None:
         say(console, f"--cases {cases} were done before: a larger number goes on")
 
 

@@ -257,6 +257,7 @@ def test_campaign_goes_on_after_a_case_that_cannot_be_built() -> None:
     [
         ((), "say how much: --cases or --minutes"),
         (("--cases", "1", "--shard", "2/2"), "count from 0, as 0/4 to 3/4"),
+        (("--cases", "1", "--shard", "3"), "count from 0, as 0/4 to 3/4"),
         (("--cases", "1", "--op", "permut"), "did you mean 'permute'"),
         (("--cases", "1", "--arch", "hopper"), "is no architecture"),
         (("--cases", "1", "--arch", "sm_999a"), "never ran: nothing here executes"),

@@ -15,6 +15,7 @@ import pytest
 from hypothesis.database import ExampleDatabase, InMemoryExampleDatabase
 
 from refmoe.campaign import corpus, ledger, plan, state
+from refmoe.campaign.archs import scouted
 from refmoe.campaign.database import Section, check
 from refmoe.campaign.plan import Limits, Plan
 from refmoe.campaign.state import Checked, Ended, Stream, path_of, read
@@ -125,6 +126,14 @@ def test_campaign_has_its_state_alone_and_tells_its_speed(tmp_path: Path) -> Non
     assert f"{count} cases, 0 of the corpus" in told
     assert told.splitlines()[-1].startswith(f"interrupted: {count} cases in ")
     assert told.endswith("/s\n")
+
+
+def test_op_that_no_port_has_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a campaign that draws nothing, and ends as if all had been done."""
+    port = port_of({"permute": Plain().permute}, "mine")
+    monkeypatch.setattr("refmoe.cli.hosting.load", lambda name: port)
+    with pytest.raises(ValueError, match="--op route: no port has it; there is perm"):
+        scouted(Hosting(True), ["mine"], ["permute", "route"], [])
 
 
 def test_state_that_cannot_be_written_is_named() -> None:
