@@ -110,8 +110,8 @@ def _logits(source: Source, rule: Regime) -> dict[str, Any]:
     dtype = source.case.logits_dtype or "fp32"
     found = {"logits": plain(rule.logits(source), dtype)}
     if source.layer.routing.method == "hash":
-        stream = source.stream("token_ids")
-        found["token_ids"] = stream.integers((source.case.T,), 0, VOCABULARY - 1)
+        ids = source.stream("token_ids").integers((source.case.T,), 0, VOCABULARY - 1)
+        found["token_ids"] = ids.int() if source.case.seed % 2 else ids
     return found
 
 

@@ -8,7 +8,8 @@ have an expert), N x K a weight.
 An id of -1 (or past the experts with weights) has no row and contributes nothing; an id
 that stands twice in a token has two rows. Rows of x past the last offset belong to
 nobody: they yield zeros in `grouped_gemm`, and bytes that no one reads in
-`grouped_quantize`. The keyword `local` is the range (start, stop) of experts that live
+`grouped_quantize`. The keyword `token_ids`, index[T], names rows of the table of a
+router by hash. The keyword `local` is the range (start, stop) of experts that live
 here: params hold only them, `permute` counts only them, all other ids contribute
 nothing, and the rank with start 0 adds what is replicated: shared and identity experts.
 """

@@ -13,6 +13,8 @@ from refmoe.regimes.regime import Source
 _NEAR = 2.0**-9
 #: Levels of the logits: winners, those at the cut, the rest.
 _TOP, _CUT, _REST = 2.0, 1.0, -1.0
+#: Product keys of a side that stand out, where few do.
+_FEW = 2
 
 
 def logits(source: Source) -> torch.Tensor:
@@ -49,11 +51,18 @@ def router_bias(source: Source) -> torch.Tensor:
 
 
 def tokens(source: Source, name: str, rows: int, columns: int) -> torch.Tensor:
-    """Product keys from few values; their sums differ where bf16 does not see it."""
+    """Product keys from few values; their sums differ where bf16 does not see it.
+
+    Every other token has two ones among zeros on either side instead: equal sums have
+    unlike parts there, and the one with the larger key often has the larger id.
+    """
     if not name.startswith("logits_"):
         return randn.tokens(source, name, rows, columns)
-    whole = source.stream(name).integers((rows, columns), -1, 1).double()
-    return whole * (1.0 if name == "logits_x" else 2.0**-10)
+    stream = source.stream(name)
+    whole = stream.integers((rows, columns), -1, 1).double()
+    whole = whole * (1.0 if name == "logits_x" else 2.0**-10)
+    few = (stream.substream("few").permutations(rows, columns) < _FEW).double()
+    return torch.where(torch.arange(rows)[:, None] % 2 == 1, few, whole)
 
 
 REGIME = replace(
