@@ -66,7 +66,7 @@ def half_bits(depth: int) -> int:
 def scale_shape(shape: tuple[int, ...], form: BlockFormat) -> tuple[int, ...]:
     """Shape of the scales of a tensor of `shape`."""
     rows, columns = (
-        size or whole for size, whole in zip(form.block, shape[-2:], strict=True)
+        size or whole or 1 for size, whole in zip(form.block, shape[-2:], strict=True)
     )
     return (*shape[:-2], -(-shape[-2] // rows), -(-shape[-1] // columns))
 

@@ -121,6 +121,19 @@ ONCE_AN_ALARM = {
         "routing.groups=4 routing.renormalize=sum_plus_epsilon "
         "routing.score=sigmoid routing.top_groups=2 seed=269764",
     ),
+    "an expert without rows has the scale of all its rows": (
+        "sequential",
+        "grouped_quantize T=8 H=32 E=8 k=4 format=fp8_tensor load=half seed=0",
+    ),
+    "so has a call without tokens": (
+        "sequential",
+        "grouped_quantize T=0 H=32 E=3 k=3 format=fp8_tensor seed=0",
+    ),
+    "scales are found in fp32 from values in fp64 as well": (
+        "preset_reference",
+        "activate+quantize T=5 I=2 E=3 k=2 format=fp8_block_128:transformers "
+        "regime=biased load=half slots=twice seed=138575",
+    ),
     "the two of a sparse mixer have an order": (
         "by_index",
         "route T=2 E=4 k=2 routing.method=sparsemixer seed=0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -85,7 +86,7 @@ class Quantizer(Arithmetic):
         """Stored scales [..., n, m], what x meets, and the scale of the tensor."""
         zero = amax == 0
         if format.amax_floor:
-            amax = amax.clamp(min=format.amax_floor)
+            amax = amax.clamp(min=float(torch.tensor(format.amax_floor)))
         whole: scales.Whole | None = None
         if format.scale == "e4m3":
             whole = (torch.ones(()), torch.ones(()))
@@ -128,12 +129,19 @@ class Quantizer(Arithmetic):
     ) -> Blocks:
         """Codes and scales of permuted rows; no block reaches across two experts.
 
-        Rows past the last offset get codes and scales of zero.
+        Rows past the last offset get codes and scales of zero. An expert without rows
+        has a scale where one is for all its rows: that of zeros.
         """
         if format.block[0] == 1 and not format.global_scale:
             return self.quantize(x, format)
         edges = pairwise(offsets.tolist())
-        parts = [self.quantize(x[start:stop], format) for start, stop in edges]
+        parts = []
+        for start, stop in edges:
+            if start == stop and format.block[0] == 0:
+                part = self.quantize(x.new_zeros(1, x.shape[1]), format)
+                parts.append(replace(part, codes=part.codes[:0]))
+            else:
+                parts.append(self.quantize(x[start:stop], format))
         wholes = [part.global_scale for part in parts if part.global_scale is not None]
         codes = torch.cat([part.codes for part in parts])
         scales = torch.cat([part.scales for part in parts])

@@ -78,11 +78,19 @@ def ratio(amax: Tensor, form: BlockFormat) -> Tensor:
     scale = {
         "divide": lambda: amax / top,
         "multiply": lambda: amax * (1 / top),
-        "invert": lambda: 1 / (top * (1 / amax)).clamp(max=_LARGEST),
+        "invert": lambda: 1 / inverse(amax, form),
     }[form.scale_rule]()
     dtype = STORED[form.scale]
     scale = scale.float()
     return scale.clamp(max=torch.finfo(dtype).max).to(dtype)
+
+
+def inverse(amax: Tensor, form: BlockFormat) -> Tensor:
+    """The element's largest value over amax, each operation in float32."""
+    top = torch.tensor(largest(form))
+    if form.scale_rule == "invert":
+        return (top * (1 / amax).float()).clamp(max=_LARGEST)
+    return (top / amax).float().clamp(max=_LARGEST)
 
 
 def stored_number(value: float, form: BlockFormat) -> Tensor:
@@ -118,9 +126,7 @@ def operand_of(
     if form.apply == "divide":
         return value.where(value > 0, torch.inf)
     if form.apply == "inverse":
-        top = torch.tensor(largest(form))
-        inverse = top * (1 / amax) if form.scale_rule == "invert" else top / amax
-        return inverse.clamp(max=_LARGEST).where(amax > 0, 0.0)
+        return inverse(amax, form).where(amax > 0, 0.0)
     return (1 / value).clamp(max=_LARGEST).where(value > 0, 0.0)
 
 
