@@ -44,12 +44,12 @@ def given_scale(decode: Tensor) -> Whole:
 
 def whole_scale(amax: Tensor, form: BlockFormat) -> Whole:
     """encode and decode scale of a tensor, from its amax."""
-    amax, top = amax.float(), torch.tensor(largest(form) * 448.0)
+    top = torch.tensor(largest(form) * 448.0)
     if form.recipe in ("torchao", "modelopt"):
-        decode = (amax / top).clamp(min=2.0**-149)
+        decode = (amax / top).float().clamp(min=2.0**-149)
         decode = torch.where(amax == 0, 1.0, decode)
         return given_scale(decode)
-    encode_scale = (top / amax).clamp(max=_LARGEST)
+    encode_scale = (top / amax).float().clamp(max=_LARGEST)
     if form.recipe != "te":
         encode_scale = torch.where(amax == 0, 1.0, encode_scale)
     return encode_scale, 1 / encode_scale
@@ -58,15 +58,15 @@ def whole_scale(amax: Tensor, form: BlockFormat) -> Whole:
 def nvfp4_scale(amax: Tensor, whole: Whole, form: BlockFormat) -> Tensor:
     """E4M3 codes of the block scales, each recipe in its own order of operations."""
     up, down = whole
-    amax, six = amax.float(), torch.tensor(largest(form))
+    six = torch.tensor(largest(form))
     scale = {
-        "paper": lambda: amax / six * up,
+        "paper": lambda: (amax / six).float() * up,
         "te": lambda: amax * (up * (1 / six)),
-        "flashinfer": lambda: up * (amax * (1 / six)),
-        "torchao": lambda: amax / six / down,
+        "flashinfer": lambda: up * (amax * (1 / six)).float(),
+        "torchao": lambda: (amax / six).float() / down,
         "modelopt": lambda: amax / (six * down),
     }[form.recipe]()
-    scale = scale.clamp(min=_LEAST_SCALE.get(form.recipe, 0.0))
+    scale = scale.float().clamp(min=_LEAST_SCALE.get(form.recipe, 0.0))
     return encode(
         scale, BlockFormat("scale", "e4m3", scale="fp32", scale_rule="divide")
     )
