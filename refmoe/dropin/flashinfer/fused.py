@@ -24,6 +24,9 @@ ACTIVATIONS: dict[str, Activation] = {
     "Relu2": Activation("relu2"), "Identity": Activation("identity"),
 }  # fmt: skip
 
+#: The least limit that is one: a value held to it is 0 in all but name.
+_LEAST = 2.0**-149
+
 
 def cutlass_fused_moe(
     input: torch.Tensor,
@@ -65,7 +68,8 @@ def cutlass_fused_moe(
 
     Shapes:
         input: fp16, bf16 or fp32 [T, H]; token_selected_experts: i32[T, k], ids of all
-        ranks; token_final_scales: f32[T, k], None for 1; swiglu_*: f32[E]
+        ranks; token_final_scales: f32[T, k], None for 1
+        swiglu_*: f32[E]; a limit of Inf is none, one of 0 leaves nothing
         fc1_expert_weights: [E, 2I, H], up rows before gate rows; fc2: [E, H, I];
         biases: [E, 2I], [E, H]; E experts of this rank
         quant_scales: by the type of the weights and the mode,
@@ -134,6 +138,9 @@ def cutlass_fused_moe(
     if token_final_scales is None:
         token_final_scales = torch.ones_like(token_selected_experts).float()
     down_bias = fc2_expert_biases if tp_rank == 0 else None
+    if swiglu_limit is not None:
+        # Params take 0 for no limit.
+        swiglu_limit = swiglu_limit.float().clamp(min=_LEAST)
     # Packed ones too, which Params are not declared to hold.
     own: tuple[Any, Any] = weights
     params = Params(

@@ -17,7 +17,7 @@ from refmoe.kernels.launchers.grouped import (
 )
 
 #: E4M3 in blocks of 32 whose E8M0 scale is amax / 448 rounded up.
-_FORMAT = preset("mxfp8_e4m3:cublas_te")
+FORMAT = preset("mxfp8_e4m3:cublas_te")
 
 
 def es_sm100_mxfp8_blockscaled_grouped_quant(
@@ -42,7 +42,7 @@ def es_sm100_mxfp8_blockscaled_grouped_quant(
     starts = _ends(blockscale_offsets, tokens_per_expert)
     tiled = scale_factor.view(torch.uint8)
     made = grouped_quantize(
-        input, offsets, _FORMAT, layout="128x4", starts=starts, scales=tiled
+        input, offsets, FORMAT, layout="128x4", starts=starts, scales=tiled
     )
     if quant_output.shape != made.codes.shape or quant_output.element_size() != 1:
         raise ValueError(
@@ -82,9 +82,9 @@ def es_sm100_mxfp8_blockscaled_moe_grouped_gemm(
     w_scales = linear_scales(tiled, own * width, own * padded, experts * width, across)
     x_scales = linear_scales(sfb.view(torch.uint8), offsets, starts, len(b), across)
     weights = Blocks(
-        a.view(torch.uint8), w_scales.reshape(experts, width, across), _FORMAT
+        a.view(torch.uint8), w_scales.reshape(experts, width, across), FORMAT
     )
-    x = Blocks(b.view(torch.uint8), x_scales, _FORMAT)
+    x = Blocks(b.view(torch.uint8), x_scales, FORMAT)
     return grouped_gemm(x, weights, offsets, dtype=dtype)
 
 
