@@ -22,8 +22,8 @@ def schedule(
     """Every (port, cell, case): the first case of all cells, then the second ...
 
     Sizes are fitted to what a port supports. Where it declares that it does not support
-    a model's block formats but the same layer in plain types, that takes the case's
-    place.
+    a model's block formats but the same layer in plain types, or else in the first
+    formats that its `Supports` names, that takes the case's place.
     """
     drawn = [(cell, list(cases(cell, count, seed))) for cell in cells]
     for number in range(count):
@@ -89,8 +89,10 @@ def _supported(port: Port, case: Case) -> Case:
         case = supports.fitted(case)
     if not OPS[case.op].layered or not _declines(port, case):
         return case
-    other = plain(case)
-    return case if _declines(port, other) else other
+    others = [plain(case)]
+    if isinstance(supports, Supports):
+        others.append(supports.instead(case))
+    return next((other for other in others if not _declines(port, other)), case)
 
 
 def _declines(port: Port, case: Case) -> bool:

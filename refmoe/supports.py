@@ -10,7 +10,7 @@ from typing import Any
 
 from oracle.spec import BlockFormat, Layer
 from refmoe.case import CHOICES, Case, rank_of
-from refmoe.fitting import raised
+from refmoe.fitting import fitted, layer_step, raised
 from refmoe.protocol import OPS, suggestion
 from refmoe.ranks import TILE
 
@@ -28,6 +28,7 @@ class Supports:
     `dtypes` are types of x, `weights` and `activations` plain types or formats of the
     expert weights and of what meets them, `formats` those of the quantising ops,
     `archs` GPU architectures like "sm_90". `local` False: no expert parallelism.
+    `whole_blocks`: H and I are whole blocks of formats whose last may be short, too.
     `also` is asked last: a function (case) -> True, False, or why not.
     """
 
@@ -49,6 +50,7 @@ class Supports:
     slots: Names = None
     constants: Names = None
     local: bool = True
+    whole_blocks: bool = False
     also: Callable[[Case], bool | str | None] | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +81,9 @@ class Supports:
             step = self.multiples.get(name, 1)
             if size % step:
                 return f"{name}={size} is no multiple of {step}"
+            whole = self._whole(case) if name in ("H", "I") else 1
+            if size % whole:
+                return f"{name}={size} is no multiple of {whole}, whole blocks"
         for name, value in _names_of(case, arch).items():
             known = getattr(self, name)
             if known is not None and value is not None and value not in known:
@@ -97,16 +102,34 @@ class Supports:
         size that the model's routing does not admit.
         """
         changes = {}
+        whole = self._whole(case)
         for name, size in sizes_of(case).items():
             fit = self.size(name, size)
+            fit = raised(fit, whole) if name in ("H", "I") else fit
             if fit != size and not (name == "I" and case.shard is not None):
                 changes[name] = fit
-        fitted = case.but(**changes)
+        other = case.but(**changes)
         try:
-            _ = fitted.layer
+            _ = other.layer
         except ValueError:
             return case
-        return fitted
+        return other
+
+    def instead(self, case: Case) -> Case:
+        """The case with the first formats that are named for its weights and its x."""
+        if not OPS[case.op].weighted:
+            return case
+        changes = {}
+        if self.weights:
+            changes["weights"] = self.weights[0]
+        if self.activations and case.op in ("experts", "moe"):
+            changes |= dict.fromkeys(("activations", "requantize"), self.activations[0])
+        return self.fitted(fitted(case.but(**changes)))
+
+    def _whole(self, case: Case) -> int:
+        """What H and I must divide into, for whole blocks."""
+        wanted = self.whole_blocks and OPS[case.op].weighted
+        return layer_step(case.layer, whole=True) if wanted else 1
 
     def size(self, name: str, size: int) -> int:
         """The supported size closest to `size`, not below it where that can be."""

@@ -32,6 +32,7 @@ from refmoe.report.run import Run
 from refmoe.report.text import described
 from refmoe.schedule import heard, schedule
 from refmoe.study import studied
+from refmoe.supports import Supports
 from refmoe.verify import Verifier, status, verify
 
 #: What is judged on a GPU where no port is named: our kernels, as weights are prepared.
@@ -117,6 +118,13 @@ def chosen_ports(names: Sequence[str], load: Load) -> list[Port]:
     return found
 
 
+def named_formats(ports: Sequence[Port]) -> list[str]:
+    """The formats that ports name as those they take."""
+    declared = [port.get("supports") for port in ports]
+    named = [one.formats or () for one in declared if isinstance(one, Supports)]
+    return [name for names in named for name in names]
+
+
 def run_verify(
     names: Sequence[str],
     choice: Choice,
@@ -131,15 +139,18 @@ def run_verify(
     # The cases are small: sharing one among threads costs more than it saves.
     torch.set_num_threads(1)
     console = terminal.console_for()
-    confined = not choice.regimes
+    confined, own_formats = not choice.regimes, not choice.formats
     with hosting.opened() as (runner, load):
         with usage():
             choice = choice.checked()
             files.check()
             expected = [] if known is None else read(known)
             ports = chosen_ports(names, load)
+        formats = choice.formats
+        if own_formats:
+            formats = tuple(dict.fromkeys((*formats, *named_formats(ports))))
         grid = cells(
-            choice.ops, choice.models, choice.formats, choice.regimes, confined=confined
+            choice.ops, choice.models, formats, choice.regimes, confined=confined
         )
         count, laws, hearings = choice.hearings(count)
         total = len(list(schedule(ports, grid, count, seed)))
