@@ -191,8 +191,12 @@ def _combine(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
 
 
 def _omni_route(problem: Problem, rows: Rows, given: Given) -> dict[str, Tap]:
-    inputs = problem.inputs
-    found = omni_route(inputs["logits_x"], inputs["logits_y"], problem.layer.top_k)
+    inputs, kept = problem.inputs, problem.numerics.router
+    # Sums are kept in no less than the logits' type.
+    sum_type = kept if kept == problem.layer.dtype else "fp32"
+    found = omni_route(
+        inputs["logits_x"], inputs["logits_y"], problem.layer.top_k, sum_type=sum_type
+    )
     return {"scores": Tap(found.scores), "ids": Tap(found.ids)}
 
 
