@@ -1,10 +1,12 @@
-"""Which of a case's fields go with which op."""
+"""Which of a case's fields go with which op, and which sizes with which format."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
-from refmoe.case import SLOTS, Case
+from oracle.spec import BlockFormat, Layer
+from refmoe.case import SLOTS, Case, block_format
 from refmoe.protocol import OPS
 
 _SOME = ("all", "some", "twice")
@@ -59,3 +61,41 @@ def check(case: Case) -> None:
             f"case: local={case.local} and shard={case.shard} are two ways to split "
             "a layer; give one"
         )
+
+
+def check_blocks(case: Case, layer: Layer) -> None:
+    """Raise ValueError where a size of `layer`, the case's rank's, cuts a block."""
+    for name, size, form, axis in _cut(case, layer):
+        if isinstance(form, str) or form.ragged or not form.block[axis]:
+            continue
+        if size % form.block[axis]:
+            raise ValueError(
+                f"case: {name}={size} does not divide into blocks of "
+                f"{form.block[axis]} ({form.name}); give a multiple of that"
+            )
+
+
+def _cut(case: Case, layer: Layer) -> Iterator[tuple[str, int, str | BlockFormat, int]]:
+    """Sizes that the case's op reads in blocks: name, size, format, axis of a block."""
+    op, hidden, inner = case.op, layer.hidden, layer.intermediate
+    if op in ("quantize", "dequantize"):
+        yield "T", case.T, block_format(case), 0
+    if op in ("quantize", "dequantize", "grouped_quantize"):
+        yield "H", hidden, block_format(case), 1
+    if op == "activate+quantize":
+        yield "I", inner, block_format(case), 1
+    if op in ("grouped_gemm", *_EXPERTS):
+        yield "rows of gate_up", layer.gate_up_rows, layer.weights, 0
+        yield "H", hidden, layer.weights, 1
+    if op in _EXPERTS:
+        yield "H", hidden, layer.weights, 0
+        yield "I", inner, layer.weights, 1
+        yield "H", hidden, layer.activations, 1
+        yield "I", inner, layer.requantize, 1
+    if op == "moe" and layer.shared is not None:
+        form, wide = layer.shared.weights or layer.dtype, layer.shared.intermediate
+        gated = (layer.shared.activation or layer.activation).gated
+        yield "rows of shared_gate_up", wide * (1 + gated), form, 0
+        yield "H", hidden, form, 0
+        yield "H", hidden, form, 1
+        yield "shared.intermediate", wide, form, 1

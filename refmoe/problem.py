@@ -14,7 +14,7 @@ from oracle.params import Blocks, Params
 from oracle.permutation import permute
 from oracle.spec import Layer
 from refmoe.case import Case, block_format
-from refmoe.dimensions import check
+from refmoe.dimensions import check, check_blocks
 from refmoe.generator import Stream
 from refmoe.protocol import OPS
 from refmoe.ranks import of_rank
@@ -58,6 +58,7 @@ def build(case: Case, numerics: Numerics = PRESETS["ieee"]) -> Problem:
     source = Source(case, layer, load_ids(case, layer))
     params = (layer_params if OPS[case.op].weighted else router_params)(source, rule)
     layer, params, local = of_rank(case, layer, params)
+    check_blocks(case, layer)
     inputs = _INPUTS[case.op](replace(source, layer=layer), rule, params)
     for name, value in inputs.items():
         if _is_laid_out(value):

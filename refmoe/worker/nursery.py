@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,26 +53,31 @@ class Nursery:
         wake, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
-        send(self.control, {"ready": os.getpid()})
-        while True:
-            wait = 0.05 if self.dying else None
-            watched: list[Any] = [self.control, wake]
-            ready, _, _ = select.select(watched, [], [], wait)
-            if wake in ready:
-                os.read(wake, 4096)
-            if self.control in ready:
-                message, files, _, _ = socket.recv_fds(self.control, 4096, _MOST_FILES)
-                if not message:
-                    break
-                self.obey(json.loads(message), files)
-            for pid in [
-                pid for pid, at in self.dying.items() if time.monotonic() >= at
-            ]:
-                _signal_all(pid, signal.SIGKILL)
-            self.report()
+        # It may close before it has read all that was sent, or anything at all.
+        with suppress(ConnectionError):
+            send(self.control, {"ready": os.getpid()})
+            while self.attend(wake):
+                pass
         for pid in self.living:
             _signal_all(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+
+    def attend(self, wake: int) -> bool:
+        """Do what there is to do, or wait for it; False once the other end closed."""
+        wait = 0.05 if self.dying else None
+        watched: list[Any] = [self.control, wake]
+        ready, _, _ = select.select(watched, [], [], wait)
+        if wake in ready:
+            os.read(wake, 4096)
+        if self.control in ready:
+            message, files, _, _ = socket.recv_fds(self.control, 4096, _MOST_FILES)
+            if not message:
+                return False
+            self.obey(json.loads(message), files)
+        for pid in [pid for pid, at in self.dying.items() if time.monotonic() >= at]:
+            _signal_all(pid, signal.SIGKILL)
+        self.report()
+        return True
 
     def obey(self, request: dict[str, Any], files: list[int]) -> None:
         """One request."""

@@ -102,6 +102,15 @@ REFUSED = [
         "shard=1/2",
         "no shared expert to combine by 'average'; use local",
     ),
+    (
+        "experts model=gpt-oss-120b T=1 H=2 I=32 E=4 k=1",
+        "H=2 does not divide into blocks of 32 (mxfp4); give a multiple of that",
+    ),
+    (
+        "moe T=1 H=32 I=48 E=4 k=1 requantize=mxfp8_e4m3",
+        "I=48 does not divide into blocks of 32 (mxfp8_e4m3)",
+    ),
+    ("quantize T=1 H=33 format=nvfp4", "H=33 does not divide into blocks of 16"),
 ]
 
 

@@ -74,6 +74,17 @@ def test_study_passes_over_smaller_cases_that_cannot_be_built() -> None:
     assert (smallest.T, smallest.shard) == (1, "1/3")
 
 
+def test_study_never_cuts_a_block_in_making_a_case_smaller() -> None:
+    """Catches a study that ends a run: H=2 is no whole block of MXFP4."""
+    line = "experts model=gpt-oss-120b T=2 H=64 I=32 E=2 k=1 regime=randn seed=0"
+    port, verifier = gallery("no_clamp"), Verifier()
+    record = verifier.check(port, parse(line))
+    (record,) = studied([record], [port], verifier, seconds=60.0)
+    assert record.study is not None
+    smallest = parse(record.study.smallest.case)
+    assert (smallest.T, smallest.H, smallest.I) == (1, 32, 32)
+
+
 def test_study_stops_when_its_time_is_up() -> None:
     first = found(gallery("no_clamp"), seconds=0.0)[0]
     assert first.case == first.first_seen == CASES[0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -356,3 +358,14 @@ def test_workers_leave_no_process_behind() -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_nursery_ends_quietly_where_the_other_end_is_gone() -> None:
+    """Catches a traceback under the message of a command that ends at once."""
+    code = (
+        "import socket; from refmoe.worker.nursery import Nursery\n"
+        "ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "theirs.close(); Nursery(ours).serve()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
