@@ -18,6 +18,7 @@ from refmoe.parse import parse
 from refmoe.peers import defaults, transformers
 from refmoe.peers.transformers import BLOCKS, port
 from refmoe.peers.transformers.block import changed
+from refmoe.peers.transformers.fill import _built
 from refmoe.peers.transformers.logits import injected
 
 PLAIN = dict.fromkeys(("dtype", "weights", "activations", "requantize"), "fp32")
@@ -54,6 +55,29 @@ def test_ports_name_another_way_of_running_experts() -> None:
         _ = transformers.mixtrall
     with pytest.raises(ValueError, match=r"experts='loop' is unknown; use one of"):
         port(BLOCKS["mixtral"], "loop")
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_ports_know_whose_experts_have_one_loop(name: str) -> None:
+    """Catches a declaration of `grouped_mm` for a class that never dispatches to it."""
+    block = BLOCKS[name]
+    if block.eager:
+        with pytest.raises(ValueError, match=f"the experts of {name} in their own"):
+            port(block, "grouped_mm")
+    if block.experts is not None:
+        module, _ = _built(block, block.layer, "eager")
+        forward = type(module.get_submodule(block.experts)).forward
+        assert block.eager != hasattr(forward, "__wrapped__")
+
+
+def test_supports_no_experts_whose_sum_the_block_scales() -> None:
+    """Catches a routed sum without the scale that stands on it."""
+    layer = _layer("minimax_m3")
+    case = _case(layer)
+    assert port(BLOCKS["minimax_m3"]).supports(case) is True
+    case.op = "experts"
+    reason = port(BLOCKS["minimax_m3"]).supports(case)
+    assert reason == "scale=2.0; the block scales outside its experts"
 
 
 def test_ports_name_the_extra_of_a_missing_package(
@@ -101,6 +125,8 @@ def test_supports_its_own_layer_at_any_size(name: str) -> None:
         ("deepseek_v2", "top_k", 5, "the kept groups have 4 experts"),
         ("inkling", "shared.count", 1, "it must be 2"),
         ("gpt_oss", "activation.beta", 0.0, r"activation.beta=0.0; .* 1.0"),
+        ("gpt_oss", "activation.limit", 0.0, "limit=0.0; the block always clamps"),
+        ("glm5_next", "activation.limit", None, "limit=None; the block always clamps"),
         ("olmoe", "activations", "bf16", "activations='bf16'; the block has 'fp32'"),
     ],
 )

@@ -27,11 +27,17 @@ EXPERTS = ("eager", "batched_mm", "grouped_mm")
 def port(block: Block, experts: str = "eager", device: str = "cpu") -> SimpleNamespace:
     """The port of `block`, its experts run as `experts` says, tensors on `device`.
 
-    Raises ImportError naming the extra to install, ValueError for unknown `experts`.
+    Raises ImportError naming the extra to install, ValueError for `experts` that are
+    unknown, or that this block does not have.
     """
     version = require("transformers", "peers").__version__
     if experts not in EXPERTS:
         raise ValueError(f"experts={experts!r} is unknown; use one of {EXPERTS}")
+    if block.eager and experts != "eager":
+        raise ValueError(
+            f"experts={experts!r}: transformers runs the experts of {block.name} in "
+            "their own loop whatever is asked for; use 'eager'"
+        )
     adapter = Adapter(block, experts)
     ops: dict[str, Callable[..., Any]] = {"moe": adapter.moe}
     if block.experts is not None:
@@ -66,7 +72,12 @@ class Adapter:
 
     def supports(self, case: Any) -> bool | str:
         """Whether the case's layer is one that the block's code implements."""
-        return _TAKES.reason(case) or self.block.unsupported(case.layer) or True
+        reason = _TAKES.reason(case) or self.block.unsupported(case.layer)
+        if reason is None and case.op == "experts":
+            routing = self.block.computed(case.layer).routing
+            if routing.scale_on == "sum" and routing.scale != 1.0:
+                reason = f"scale={routing.scale}; the block scales outside its experts"
+        return reason or True
 
     def declares(self, layer: Layer) -> tuple[Layer, Numerics]:
         """What the code computes for a model's layer, and how it rounds."""

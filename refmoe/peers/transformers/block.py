@@ -51,6 +51,8 @@ class Block:
     experts: str | None = "experts"
     #: Whether the eager loop takes weights wider than x.
     promotes: bool = True
+    #: Whether the class has its own loop alone, whatever the config asks for.
+    eager: bool = False
     #: Positional arguments of the class after the config.
     arguments: tuple[int, ...] = ()
     #: Folder of transformers.models where it is not `name`.
@@ -80,6 +82,9 @@ class Block:
                 continue
             if path not in self.departs or value != self.departs[path]:
                 return f"{path}={value!r}; transformers' {self.name} has {own!r}"
+        limit = layer.activation.limit
+        if "activation.limit" in self.reads.values() and not limit:
+            return f"activation.limit={limit}; the block always clamps"
         if isinstance(layer.activations, str) and layer.activations != layer.dtype:
             return f"activations={layer.activations!r}; the block has {layer.dtype!r}"
         return self.refuses(layer)

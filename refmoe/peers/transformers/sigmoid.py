@@ -85,6 +85,7 @@ BLOCKS = (
             "swiglu_limits_shared": ("shared.activation.limit", _shared_limit),
         },
         ALL_SHARED, {"num_hidden_layers": 1}, rounds=FP32_WEIGHTS, arguments=(0,),
+        eager=True,
     ),
     Block(
         "laguna", "LagunaConfig", "LagunaSparseMoeBlock",

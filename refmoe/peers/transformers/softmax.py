@@ -121,7 +121,7 @@ BLOCKS = (
             "experts.mlp.w2": flat(transposed("down")),
         },
         {"moe_normalize_expert_weights": 1.0, "ffn_act_fn": {"name": "silu"}},
-        router="router", promotes=False,
+        router="router", promotes=False, eager=True,
     ),
     Block(
         "gemma4", "Gemma4TextConfig", _Gemma4,
@@ -149,7 +149,7 @@ BLOCKS = (
             "experts.down_proj": given("down"),
             "router.e_score_correction_bias": given("router_bias"),
         },
-        router="router", rounds=FP32_LOGITS,
+        router="router", rounds=FP32_LOGITS, eager=True,
     ),
     Block(
         "ernie4_5_moe", "Ernie4_5_MoeConfig", "Ernie4_5_MoeSparseMoeBlock",
@@ -222,7 +222,7 @@ BLOCKS = (
             "experts.down_proj": transposed("down"),
             **shared("shared_expert"),
         },
-        router="router", experts=None, rounds=FP32_ROUTER,
+        router="router", experts=None, rounds=FP32_ROUTER, eager=True,
         free=("shared.intermediate",), refuses=same_shared,
     ),
     Block(
