@@ -1,32 +1,33 @@
-"""Our kernels under the signatures of other libraries, against the oracle's layouts."""
+"""Our kernels under the signatures of other libraries, as ports and by themselves."""
 
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 
-from oracle import bounds, omni
-from oracle.blocks import dequantize, grouped_quantize, preset, quantize
-from oracle.experts import grouped_gemm
+import refmoe.dropin
 from oracle.layouts.gate_up import arrange
-from oracle.layouts.scale_tiles import swizzle_128x4, swizzle_grouped
+from oracle.layouts.scale_tiles import swizzle_grouped
 from oracle.moe import trace
 from oracle.numerics import Numerics
-from oracle.params import Blocks, Params
+from oracle.params import Params
 from oracle.shard import tensor_parallel
-from oracle.spec import Activation, Layer
+from oracle.spec import Layer
 from refmoe.compare import compare
 from refmoe.dropin.flashinfer import cutlass_fused_moe
 from refmoe.dropin.omni import triton_omni_router_func
-from refmoe.dropin.sglang import (
-    es_sm100_mxfp8_blockscaled_grouped_quant,
-    es_sm100_mxfp8_blockscaled_moe_grouped_gemm,
-)
-from refmoe.kernels.launchers.experts import experts
-from refmoe.kernels.launchers.prepare import pack
+from refmoe.dropin.sglang import es_sm100_mxfp8_blockscaled_grouped_quant
+from refmoe.kernels.launchers.grouped import grouped_quantize
+from refmoe.loading import load
+from refmoe.parse import parse
+from refmoe.problem import build
+from refmoe.verdict import Kind
+from refmoe.verify import Verifier
 
 HIDDEN, WIDTH, EXPERTS, TOKENS = 64, 48, 4, 7
 
@@ -53,50 +54,6 @@ def _codes(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_cutlass_fused_moe_takes_up_before_gate(
-    dtype: torch.dtype, emulated: None
-) -> None:
-    x = randn(TOKENS, HIDDEN).to(dtype)
-    up, down = randn(EXPERTS, 2 * WIDTH, HIDDEN), randn(EXPERTS, HIDDEN, WIDTH)
-    up, down = up.to(dtype), down.to(dtype)
-    bias, down_bias = randn(EXPERTS, 2 * WIDTH), randn(EXPERTS, HIDDEN)
-    ids, scales = routed()
-    limit = torch.linspace(0.5, 2, EXPERTS)
-    name = "bf16" if dtype == torch.bfloat16 else "fp16"
-    params = Params(up, down, bias, down_bias, limit=limit)
-    whole = layer(dtype=name, weights=name, activations=name, requantize=name)
-    want = experts(x, ids, scales, params, whole)
-    given = (arrange(up, "up_gate"), down, dtype, [], arrange(bias, "up_gate", -1))
-    got = cutlass_fused_moe(
-        x, ids, scales, *given, down_bias, swiglu_limit=limit, tune_max_num_tokens=64
-    )
-    assert torch.equal(got, want)
-    once = cutlass_fused_moe(
-        x, ids, scales, *given[:2], torch.float32, [], given[4], down_bias,
-        swiglu_limit=limit,
-    )  # fmt: skip
-    assert torch.equal(once.to(dtype), want)
-    numerics = Numerics(intermediate=name, output="fp32")
-    chosen = {"ids": ids.long(), "weights": scales}
-    for rank, part in enumerate((slice(0, 2), slice(2, 4))):
-        half = cutlass_fused_moe(
-            x, ids, scales, given[0][part], down[part], torch.float32, None,
-            given[4][part], down_bias[part], swiglu_limit=limit[part], ep_size=2,
-            ep_rank=rank, enable_alltoall=True,
-        )  # fmt: skip
-        own = Params(
-            up[part], down[part], bias[part], down_bias[part], limit=limit[part]
-        )
-        local = (part.start, part.stop)
-        taps = trace(whole, own, x, None, numerics, given=chosen, local=local)
-        assert half.dtype == torch.float32
-        assert not compare("out", taps["out"], half, numerics).kind.failed
-    buffer = torch.empty(TOKENS, HIDDEN)
-    assert cutlass_fused_moe(x, ids, scales, *given[:2], torch.float32, None,
-                             output=buffer) is buffer  # fmt: skip
-
-
 def test_cutlass_fused_moe_adds_the_last_bias_in_one_rank_only(emulated: None) -> None:
     """Catches a bias that each rank of tensor parallelism adds before the sum."""
     x, (ids, _) = randn(TOKENS, HIDDEN).bfloat16(), routed()
@@ -115,22 +72,6 @@ def test_cutlass_fused_moe_adds_the_last_bias_in_one_rank_only(emulated: None) -
         assert not compare("out", tap, got, numerics).kind.failed
 
 
-def test_cutlass_fused_moe_takes_int8_with_a_scale_for_each_row(emulated: None) -> None:
-    x, (ids, scales) = randn(TOKENS, HIDDEN).half(), routed()
-    up = quantize(randn(EXPERTS, 2 * WIDTH, HIDDEN), "int8_channel")
-    down = quantize(randn(EXPERTS, HIDDEN, WIDTH), "int8_channel")
-    types = dict.fromkeys(("dtype", "activations", "requantize"), "fp16")
-    got = cutlass_fused_moe(
-        x, ids, scales, arrange(up.codes, "up_gate"), down.codes, torch.float16,
-        [arrange(up.scales, "up_gate")[..., 0], down.scales[..., 0]],
-    )  # fmt: skip
-    numerics = Numerics(intermediate="fp16")
-    chosen = {"ids": ids.long(), "weights": scales}
-    model = layer(weights=up.format, **types)
-    tap = trace(model, Params(up, down), x, None, numerics, given=chosen)["out"]
-    assert not compare("out", tap, got, numerics).kind.failed
-
-
 def test_cutlass_fused_moe_has_the_signature_it_stands_in_for() -> None:
     """Catches an argument swallowed unread, and one that stands elsewhere."""
     names = (
@@ -147,47 +88,6 @@ def test_cutlass_fused_moe_has_the_signature_it_stands_in_for() -> None:
     assert list(parameters) == names
     kinds = {parameter.kind for parameter in parameters.values()}
     assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
-
-
-def test_cutlass_fused_moe_takes_interleaved_mxfp4(emulated: None) -> None:
-    x, (ids, scales) = randn(TOKENS, HIDDEN).bfloat16(), routed()
-    activation = Activation(alpha=1.702, beta=1.0, limit=7.0)
-    model = Layer(HIDDEN, 64, EXPERTS, 2, activation=activation)
-    params = Params(
-        quantize(randn(EXPERTS, 128, HIDDEN), "mxfp4"),
-        quantize(randn(EXPERTS, HIDDEN, 64), "mxfp4"),
-    )
-    made = pack(params, model, packing="nibbles_sm90", multiple=128, gate_first=False)
-    constant = {
-        name: torch.full((EXPERTS,), getattr(model.activation, name))
-        for name in ("alpha", "beta", "limit")
-    }
-    got = cutlass_fused_moe(
-        x, ids, scales, made.gate_up.codes, made.down.codes, torch.bfloat16,  # type: ignore[union-attr]
-        [made.gate_up.scales, made.down.scales], use_w4_group_scaling=True,  # type: ignore[union-attr]
-        **{f"swiglu_{name}": tensor for name, tensor in constant.items()},
-    )  # fmt: skip
-    want = experts(x, ids, scales, params, model, tactic="naive")
-    assert torch.equal(got, want)
-
-
-def test_cutlass_fused_moe_takes_fp8_tiles(emulated: None) -> None:
-    x, (ids, scales) = randn(TOKENS, 128).bfloat16(), routed()
-    group = preset("fp8_group_128")
-    model = Layer(
-        128, 128, EXPERTS, 2, weights=preset("fp8_block_128"), activations=group,
-        requantize=group,
-    )  # fmt: skip
-    gate_up = quantize(randn(EXPERTS, 256, 128), "fp8_block_128")
-    down = quantize(randn(EXPERTS, 128, 128), "fp8_block_128")
-    want = experts(x, ids, scales, Params(gate_up, down), model)
-    got = cutlass_fused_moe(
-        x, ids, scales, arrange(gate_up.codes, "up_gate").view(torch.float8_e4m3fn),
-        down.codes.view(torch.float8_e4m3fn), torch.bfloat16,
-        [arrange(gate_up.scales, "up_gate"), down.scales],
-        use_deepseek_fp8_block_scale=True,
-    )  # fmt: skip
-    assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize(
@@ -246,58 +146,164 @@ def test_cutlass_fused_moe_refuses(
         )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_triton_omni_router_has_gradients(dtype: torch.dtype, emulated: None) -> None:
-    n, k = 8, 6
-    x, y = (randn(5, n, seed=s).to(dtype).requires_grad_() for s in (1, 2))
-    scores, ids = triton_omni_router_func(x, y, n, k)
-    name = "fp32" if dtype == torch.float32 else "bf16"
-    want = omni.omni_route(x.detach(), y.detach(), k, sum_type=name)
-    assert torch.equal(ids.long(), want.ids)
-    assert torch.equal(scores.double(), want.scores)
-    weights = randn(5, k).to(dtype)
-    scores.backward(weights)
-    numerics = Numerics(output=name)
-    taps = omni.omni_route_backward(weights, ids.long(), n, numerics)
-    for side, got, tap in zip("xy", (x.grad, y.grad), taps, strict=True):
-        assert got is not None
-        assert not compare(side, tap, got, numerics).kind.failed
+def test_cutlass_fused_moe_fills_a_buffer_and_rounds_once(emulated: None) -> None:
+    """Catches a result rounded to the type of x first, and a limit of 0 as none."""
+    x, (ids, scales) = randn(TOKENS, HIDDEN).bfloat16(), routed()
+    weights = randn(EXPERTS, 2 * WIDTH, HIDDEN), randn(EXPERTS, HIDDEN, WIDTH)
+    given = (x, ids, scales, *(weight.bfloat16() for weight in weights))
+    buffer = torch.empty(TOKENS, HIDDEN)
+    once = cutlass_fused_moe(*given, torch.float32, None, output=buffer)
+    assert once is buffer
+    whole = cutlass_fused_moe(*given, torch.bfloat16, [])
+    assert torch.equal(once.bfloat16(), whole)
+    assert not torch.equal(once, whole.float())
+    inf, zero = torch.full((EXPERTS,), torch.inf), torch.zeros(EXPERTS)
+    unheld = cutlass_fused_moe(*given, torch.bfloat16, [], swiglu_limit=inf)
+    assert torch.equal(unheld, whole)
+    assert not cutlass_fused_moe(*given, torch.bfloat16, [], swiglu_limit=zero).any()
+
+
+def test_triton_omni_router_gives_ids_no_gradient(emulated: None) -> None:
+    x, y = (randn(5, 8, seed=s).requires_grad_() for s in (1, 2))
+    scores, ids = triton_omni_router_func(x, y, 8, 6)
+    assert scores.requires_grad
+    assert not ids.requires_grad
+    scores.sum().backward()
+    assert x.grad is not None
+    assert int(x.grad.sum()) == 5 * 6
     with pytest.raises(ValueError, match="num_expert_sqrt=9 needs that many"):
-        triton_omni_router_func(x, y, 9, k)
+        triton_omni_router_func(x, y, 9, 6)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_sglang_mxfp8_quantises_and_multiplies(
-    dtype: torch.dtype, emulated: None
-) -> None:
+def test_sglang_quantises_into_the_regions_it_is_told(emulated: None) -> None:
+    """Catches padding of a region left as it was, and regions in another's place."""
     counts = torch.tensor([3, 0, 130, 5], dtype=torch.int32)
-    begin = torch.cat((torch.zeros(1), counts.cumsum(0)[:-1])).int()
-    regions = torch.tensor([0, 128, 128, 384], dtype=torch.int32)
-    depth, width = 160, 40
-    x = randn(int(counts.sum()), depth).to(dtype)
+    ends = counts.cumsum(0).int()
+    regions = torch.tensor([384, 256, 0, 256], dtype=torch.int32)
+    x = randn(int(ends[-1]), 160).bfloat16()
     codes = torch.zeros(x.shape, dtype=torch.float8_e4m3fn)
     tiles = torch.full((512, 8), 7, dtype=torch.uint8)
-    es_sm100_mxfp8_blockscaled_grouped_quant(x, counts, begin, regions, codes, tiles)
-    offsets = torch.cat((begin, begin[-1:] + counts[-1:]))
-    want = grouped_quantize(x, offsets.long(), "mxfp8_e4m3:cublas_te")
+    starts = ends - counts
+    es_sm100_mxfp8_blockscaled_grouped_quant(x, counts, starts, regions, codes, tiles)
+    offsets = torch.cat((starts, ends[-1:]))
+    want = grouped_quantize(x, offsets, "mxfp8_e4m3:cublas_te")
     assert torch.equal(codes.view(torch.uint8), want.codes)
-    swizzled = swizzle_grouped(want.scales, offsets.long())
-    assert torch.equal(tiles.reshape(-1), swizzled.reshape(-1))
-
-    weights = quantize(randn(4, width, depth), "mxfp8_e4m3:cublas_te")
-    sfa = torch.stack([swizzle_128x4(own) for own in weights.scales]).reshape(4, -1, 8)
-    got = es_sm100_mxfp8_blockscaled_moe_grouped_gemm(
-        weights.codes.view(torch.float8_e4m3fn), codes, sfa, tiles, begin, regions,
-        counts, torch.empty(0), dtype,
-    )  # fmt: skip
-    numerics = Numerics()
-    exact = dequantize(Blocks(want.codes, want.scales, want.format))
-    tap = grouped_gemm(bounds.exactly(exact), weights, offsets.long(), numerics)
-    tap = bounds.rounded(tap, "bf16" if dtype == torch.bfloat16 else "fp16", numerics)
-    assert tap.worst is not None
-    assert got.dtype == dtype
-    assert bool(((got.double() - tap.value).abs() <= tap.worst).all())
+    for expert, region in enumerate(regions.tolist()):
+        own = want.scales[starts[expert] : ends[expert]]
+        alone = swizzle_grouped(own, torch.tensor([0, len(own)]))
+        found = tiles.flatten()[region * 8 :][: len(alone)]
+        assert torch.equal(found, alone)
     with pytest.raises(ValueError, match=r"quant_output is .*; give e4m3"):
         es_sm100_mxfp8_blockscaled_grouped_quant(
-            x, counts, begin, regions, codes[:3], tiles
+            x, counts, starts, regions, codes[:3], tiles
         )
+
+
+MXFP8 = (
+    "weights=mxfp8_e4m3 activations=mxfp8_e4m3:cublas_te "
+    "requantize=mxfp8_e4m3:cublas_te"
+)
+FP8 = "weights=fp8_block_128 activations=fp8_group_128 requantize=fp8_group_128"
+
+
+@pytest.mark.parametrize(
+    ("library", "line"),
+    [
+        ("flashinfer", "experts H=96 I=40 E=4 expert_bias=true local=1/2"),
+        ("flashinfer", "experts H=64 I=48 E=4 dtype=fp16 weights=int8_channel "
+         "activations=fp16 requantize=fp16 slots=twice"),
+        ("flashinfer", "experts H=128 I=128 E=4 regime=heavy " + FP8),
+        ("flashinfer", "moe model=gpt-oss-20b H=160 I=96 E=4 constants=own"),
+        ("omni", "omni_route E=64 dtype=fp32 memory=strided"),
+        ("omni", "omni_route E=64 regime=ties"),
+        ("omni", "omni_route_backward E=64 slots=twice memory=transposed"),
+        ("sglang", "grouped_quantize H=160 E=4 format=mxfp8_e4m3:cublas_te slots=tail"),
+        ("sglang", "grouped_gemm H=96 I=40 E=4 weights=mxfp8_e4m3 regime=exact"),
+        ("sglang", "experts H=96 I=64 E=4 local=1/2 " + MXFP8),
+        ("sglang", "experts H=96 I=64 E=4 activation.limit=1.0 regime=heavy " + MXFP8),
+    ],
+)  # fmt: skip
+def test_dropins_are_ports_that_the_judge_finds_right(
+    library: str, line: str, host_compiler: str
+) -> None:
+    """Catches gate for up, a scale of another row, tile or rank, sums in fp32."""
+    port = load(f"refmoe.dropin.emulated:{library}")
+    record = Verifier(lenient=False).check(port, parse(f"{line} T=9 k=2 seed=3"))
+    assert record.kind in (Kind.BIT_EQUAL, Kind.WITHIN), record.log
+
+
+@pytest.mark.parametrize(
+    ("library", "line", "reason"),
+    [
+        ("flashinfer", "experts weights=nvfp4", "weights=nvfp4; there is bf16, fp16"),
+        ("flashinfer", "experts dtype=fp16", "plain weights have the type of x, fp16"),
+        ("flashinfer", "experts weights=mxfp4 requantize=fp16",
+         "requantize=fp16; beside weights=mxfp4 it is bf16"),
+        ("flashinfer", "experts I=96 " + FP8, "H=64 is no multiple of 128, whole"),
+        ("flashinfer", "experts activation.kind=softcap", "softcap is no Activation"),
+        ("flashinfer", "experts activation.kind=geglu_erf activation.limit=1.0",
+         "geglu_erf takes no limit and no beta"),
+        ("flashinfer", "experts E=5 local=1/2", "5 experts are no equal ranks"),
+        ("flashinfer", "experts weight_on=input", "weights meet the output alone"),
+        ("flashinfer", "experts routing.zero_experts=2", "ids are those of experts"),
+        ("flashinfer", "experts routing.scale=2.0 routing.scale_on=sum", "of the sum"),
+        ("flashinfer", "moe shared.intermediate=64", "shared experts are no part"),
+        ("flashinfer", "experts memory=strided", "there is contiguous, offset"),
+        ("omni", "omni_route dtype=fp64", "dtypes=fp64; there is bf16, fp16, fp32"),
+        ("sglang", "grouped_quantize format=mxfp8_e4m3", "there is mxfp8_e4m3:cublas"),
+        ("sglang", "grouped_gemm", "weights=bf16; there is mxfp8_e4m3"),
+        ("sglang", "grouped_gemm weights=mxfp8_e4m3", "which keeps that of exact"),
+        ("sglang", "experts expert_bias=true " + MXFP8, "the grouped GEMM adds none"),
+        ("sglang", "experts weight_on=intermediate " + MXFP8, "meet the output alone"),
+        ("sglang", f"experts {MXFP8.rpartition(' ')[0]}", "is quantised as x is"),
+    ],
+)  # fmt: skip
+def test_dropins_say_what_their_signatures_cannot(
+    library: str, line: str, reason: str
+) -> None:
+    op, _, words = line.partition(" ")
+    sizes = {"T": 3, "H": 64, "I": 64, "E": 4, "k": 2}
+    given = " ".join(f"{n}={s}" for n, s in sizes.items() if f"{n}=" not in words)
+    answer = load(f"refmoe.dropin:{library}").unsupported(
+        parse(f"{op} {given} {words}")
+    )
+    assert answer is not None
+    assert reason in answer
+
+
+def test_sglang_refuses_x_that_its_format_does_not_hold(host_compiler: str) -> None:
+    port = load("refmoe.dropin.emulated:sglang")
+    case = parse("grouped_gemm T=9 H=96 I=40 E=4 k=2 weights=mxfp8_e4m3 regime=exact")
+    inputs = dict(build(case).inputs)
+    inputs["x"][5, 7] = 1.0625
+    with pytest.raises(NotImplementedError, match="values that mxfp8_e4m3 does not"):
+        port.ops["grouped_gemm"](**inputs)
+
+
+def test_dropins_are_loaded_without_a_look_at_the_gpu() -> None:
+    """Catches a load after which the processes forked from this one find no GPU."""
+    code = """if True:
+        import torch
+        def ask(*arguments):
+            raise SystemExit("loading the port asks for a GPU")
+        torch.cuda.is_available = torch.cuda.device_count = ask
+        torch.cuda.get_device_capability = torch.cuda._lazy_init = ask
+        from refmoe.loading import load
+        for name in ("flashinfer", "omni", "sglang"):
+            assert load(f"refmoe.dropin:{name}").device == "cuda"
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+
+
+def test_dropins_emulated_are_the_same_ports() -> None:
+    for name in refmoe.dropin.LIBRARIES:
+        own = load(f"refmoe.dropin:{name}")
+        emulated = load(f"refmoe.dropin.emulated:{name}")
+        assert set(own.ops) == set(emulated.ops)
+        assert set(own.attributes) == set(emulated.attributes)
+        assert (own.device, emulated.device) == ("cuda", "cpu")
+    with pytest.raises(AttributeError, match="no attribute 'vllm'"):
+        refmoe.dropin.vllm  # noqa: B018
+    with pytest.raises(ValueError, match="'vllm' is not in"):
+        load("refmoe.dropin.emulated:vllm")

@@ -1,145 +1,71 @@
-"""Our kernels under other libraries' signatures, against the oracle."""
+"""The drop-ins as ports, judged through other libraries' signatures and layouts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
+from on_gpu.judged import RIGHT
 from on_gpu.place import Place
-from on_gpu.report import Check, equal, inside
+from on_gpu.report import Check
 
-from oracle import bounds, omni
-from oracle.blocks import dequantize, grouped_quantize, quantize
-from oracle.experts import grouped_gemm
-from oracle.layouts.gate_up import arrange
-from oracle.layouts.scale_tiles import swizzle_128x4, swizzle_grouped
-from oracle.moe import trace
-from oracle.numerics import Numerics
-from oracle.params import Blocks, Params
-from oracle.spec import Activation, Layer
-from refmoe.dropin.flashinfer import cutlass_fused_moe
-from refmoe.dropin.omni import triton_omni_router_func
-from refmoe.dropin.sglang import (
-    es_sm100_mxfp8_blockscaled_grouped_quant,
-    es_sm100_mxfp8_blockscaled_moe_grouped_gemm,
+from refmoe.loading import load
+from refmoe.parse import parse
+from refmoe.port import Port
+from refmoe.verify import Verifier
+
+_MXFP8 = (
+    "weights=mxfp8_e4m3 activations=mxfp8_e4m3:cublas_te "
+    "requantize=mxfp8_e4m3:cublas_te"
 )
-from refmoe.kernels.launchers.prepare import pack
+_TILES = (
+    "weights=fp8_block_128 activations=fp8_group_128 requantize=fp8_group_128"
+)  # fmt: skip
+#: Cases of each port, whose sizes fit an emulator.
+CASES: dict[str, tuple[str, ...]] = {
+    "flashinfer": (
+        "experts T=33 H=96 I=64 E=8 k=2 expert_bias=true bias_dtype=fp32",
+        "experts T=9 H=72 I=40 E=6 k=2 dtype=fp16 weights=fp16 activations=fp16 "
+        "requantize=fp16 activation.kind=geglu_tanh local=1/2",
+        "experts T=5 H=64 I=48 E=4 k=2 dtype=fp32 weights=fp32 activations=fp32 "
+        "requantize=fp32 activation.kind=relu2 memory=offset",
+        "experts T=9 H=64 I=48 E=4 k=2 activation.limit=1.0 activation.clamp=after",
+        "experts model=gpt-oss-120b T=17 H=160 I=96 E=8 k=4 constants=own local=1/2",
+        "experts T=9 H=128 I=128 E=6 k=2 slots=some " + _TILES,
+        "experts T=9 H=96 I=64 E=6 k=2 weights=int8_channel activations=bf16 "
+        "requantize=bf16 slots=twice",
+        "moe model=gpt-oss-20b T=9 H=96 I=160 E=6 k=2 regime=heavy",
+        "moe model=mixtral-8x7b T=9 H=96 I=64 E=8 k=2 regime=exact",
+    ),
+    "omni": (
+        "omni_route T=33 E=4096 k=16 dtype=fp32",
+        "omni_route T=9 E=64 k=6 regime=ties memory=strided",
+        "omni_route T=9 E=64 k=6 dtype=fp16 memory=transposed",
+        "omni_route_backward T=33 E=4096 k=16 dtype=fp32",
+        "omni_route_backward T=9 E=9 k=4 slots=twice memory=transposed",
+    ),
+    "sglang": (
+        "grouped_quantize T=65 H=160 E=4 k=2 format=mxfp8_e4m3:cublas_te load=hot",
+        "grouped_quantize T=9 H=96 E=6 k=2 dtype=fp16 slots=tail "
+        "format=mxfp8_e4m3:cublas_te regime=codes",
+        "grouped_gemm T=65 H=160 I=40 E=4 k=2 weights=mxfp8_e4m3 regime=exact load=hot",
+        "grouped_gemm T=9 H=96 I=48 E=6 k=2 weights=mxfp8_e4m3 regime=exact slots=tail",
+        "experts T=65 H=160 I=96 E=4 k=2 load=hot " + _MXFP8,
+        "experts T=9 H=96 I=64 E=6 k=2 dtype=fp16 local=1/2 slots=some " + _MXFP8,
+        "experts T=9 H=96 I=64 E=6 k=2 activation.limit=1.0 regime=heavy " + _MXFP8,
+    ),
+}
 
 
 def dropping_in(place: Place) -> Iterator[Check]:
-    """FlashInfer's fused MoE, plain and MXFP4; omni-moe's router; SGLang's MXFP8."""
-    for name in ("bf16", "fp16"):
-        yield f"cutlass_fused_moe {name}", lambda n=name: _fused(place, n)
-    yield "cutlass_fused_moe mxfp4", lambda: _fused_mxfp4(place)
-    yield "triton_omni_router_func", lambda: _router(place)
-    yield "sglang mxfp8", lambda: _grouped(place)
+    """FlashInfer's fused MoE in each mode; omni-moe's router; SGLang's MXFP8."""
+    verifier = Verifier()
+    room = "refmoe.dropin" + (".emulated" if place.device.type == "cpu" else "")
 
+    def run(port: Port, line: str) -> None:
+        record = verifier.check(port, parse(line))
+        assert record.kind in RIGHT, f"{record.kind}: {line}; {record.log[-300:]}"
 
-def _plain(place: Place, *shape: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator).to(place.device)
-
-
-def _chosen(place: Place, tokens: int, count: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    ids = torch.randint(0, count, (tokens, 2), generator=generator).int()
-    weights = torch.rand(tokens, 2, generator=generator)
-    return {"ids": ids.to(place.device), "weights": weights.to(place.device)}
-
-
-def _within(
-    got: torch.Tensor, layer: Layer, params: Params, x: torch.Tensor,
-    chosen: dict[str, torch.Tensor],
-) -> None:  # fmt: skip
-    numerics = Numerics(intermediate=layer.dtype)
-    given = {"ids": chosen["ids"].long(), "weights": chosen["weights"]}
-    tap = trace(layer, params, x, None, numerics, given=given)["routed"]
-    inside(got, bounds.rounded(tap, layer.dtype, numerics), "routed")
-
-
-def _fused(place: Place, name: str) -> None:
-    dtype = torch.bfloat16 if name == "bf16" else torch.float16
-    count, hidden, width, tokens = 8, 192, 96, 150
-    x = _plain(place, tokens, hidden, seed=1).to(dtype)
-    up = _plain(place, count, 2 * width, hidden, seed=2).div(8).to(dtype)
-    down = _plain(place, count, hidden, width, seed=3).div(8).to(dtype)
-    bias, other = (_plain(place, count, n, seed=n) for n in (2 * width, hidden))
-    limit = torch.linspace(0.5, 2, count, device=place.device)
-    layer = Layer(
-        hidden, width, count, 2, dtype=name, weights=name, activations=name,
-        requantize=name,
-    )  # fmt: skip
-    chosen = _chosen(place, tokens, count)
-    got = cutlass_fused_moe(
-        x, chosen["ids"], chosen["weights"], arrange(up, "up_gate"), down, dtype, [],
-        arrange(bias, "up_gate", -1), other, swiglu_limit=limit,
-    )  # fmt: skip
-    _within(got, layer, Params(up, down, bias, other, limit=limit), x, chosen)
-
-
-def _fused_mxfp4(place: Place) -> None:
-    count, hidden, width, tokens = 4, 192, 96, 70
-    layer = Layer(
-        hidden, width, count, 2, activation=Activation(alpha=1.702, beta=1.0, limit=7.0)
-    )
-    params = Params(
-        quantize(_plain(place, count, 2 * width, hidden, seed=4), "mxfp4"),
-        quantize(_plain(place, count, hidden, width, seed=5), "mxfp4"),
-    )
-    made = pack(params, layer, packing="nibbles_sm90", multiple=128, gate_first=False)
-    constants = {
-        f"swiglu_{name}": torch.full(
-            (count,), getattr(layer.activation, name), device=place.device
-        )
-        for name in ("alpha", "beta", "limit")
-    }
-    x = _plain(place, tokens, hidden, seed=6).bfloat16()
-    chosen = _chosen(place, tokens, count)
-    got = cutlass_fused_moe(
-        x, chosen["ids"], chosen["weights"], made.gate_up.codes, made.down.codes,  # type: ignore[union-attr]
-        torch.bfloat16, [made.gate_up.scales, made.down.scales],  # type: ignore[union-attr]
-        use_w4_group_scaling=True, **constants,
-    )  # fmt: skip
-    _within(got, layer, params, x, chosen)
-
-
-def _router(place: Place) -> None:
-    n, k = 64, 16
-    x, y = (_plain(place, 33, n, seed=s).requires_grad_() for s in (7, 8))
-    scores, ids = triton_omni_router_func(x, y, n, k)
-    want = omni.omni_route(x.detach(), y.detach(), k, sum_type="fp32")
-    equal(ids.long(), want.ids, "ids")
-    equal(scores.double(), want.scores, "scores")
-    weights = _plain(place, 33, k, seed=9)
-    scores.backward(weights)
-    numerics = Numerics(output="fp32")
-    taps = omni.omni_route_backward(weights, ids.long(), n, numerics)
-    for side, got, tap in zip("xy", (x.grad, y.grad), taps, strict=True):
-        assert got is not None
-        inside(got, tap, side)
-
-
-def _grouped(place: Place) -> None:
-    counts = torch.tensor([3, 0, 130, 5], dtype=torch.int32, device=place.device)
-    ends = counts.cumsum(0).int()
-    begin = ends - counts
-    regions = torch.tensor([0, 128, 128, 384], dtype=torch.int32, device=place.device)
-    depth, width, rows = 160, 40, int(ends[-1])
-    x = _plain(place, rows, depth, seed=10).bfloat16()
-    codes = torch.zeros(x.shape, dtype=torch.float8_e4m3fn, device=place.device)
-    tiles = torch.full((512, 8), 7, dtype=torch.uint8, device=place.device)
-    es_sm100_mxfp8_blockscaled_grouped_quant(x, counts, begin, regions, codes, tiles)
-    offsets = torch.cat((begin, ends[-1:])).long()
-    made = grouped_quantize(x, offsets, "mxfp8_e4m3:cublas_te")
-    equal(codes.view(torch.uint8), made.codes, "codes")
-    equal(tiles.reshape(-1), swizzle_grouped(made.scales, offsets).reshape(-1), "tiles")
-    weights = quantize(_plain(place, 4, width, depth, seed=11), "mxfp8_e4m3:cublas_te")
-    sfa = torch.stack([swizzle_128x4(own) for own in weights.scales]).reshape(4, -1, 8)
-    got = es_sm100_mxfp8_blockscaled_moe_grouped_gemm(
-        weights.codes.view(torch.float8_e4m3fn), codes, sfa, tiles, begin, regions,
-        counts, torch.empty(0, device=place.device), torch.bfloat16,
-    )  # fmt: skip
-    numerics = Numerics()
-    exact = bounds.exactly(dequantize(Blocks(made.codes, made.scales, made.format)))
-    tap = grouped_gemm(exact, weights, offsets, numerics)
-    inside(got, bounds.rounded(tap, "bf16", numerics), "y")
+    for library, lines in CASES.items():
+        port = load(f"{room}:{library}")
+        for line in lines:
+            yield f"{library} {line}", lambda p=port, s=line: run(p, s)
