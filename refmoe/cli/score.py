@@ -23,7 +23,7 @@ def score(
     ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="matrix, power, rules or honest; repeatable, else all"),
+        typer.Option(help="kills, matrix, power, rules, honest; repeatable, else all"),
     ] = None,
     property_: Annotated[
         list[str] | None,

@@ -16,7 +16,7 @@ from refmoe.report.about import versions
 
 SCHEMA = 1
 #: The parts, in the order in which they are made and shown.
-PARTS = ("matrix", "power", "rules", "cuda", "honest")
+PARTS = ("kills", "matrix", "power", "rules", "cuda", "honest")
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -40,7 +41,9 @@ def make(
 
     Honest cases go on where the part `before` ended. `seen` is told how far it is.
     """
-    if part == "matrix":
+    if part == "kills":
+        yield _kills(wanted, seen)
+    elif part == "matrix":
         yield _matrix(wanted, seen)
     elif part == "power":
         yield _power(wanted, seen)
@@ -55,14 +58,28 @@ def make(
             yield tally.document()
 
 
+def _kills(wanted: Wanted, seen: Callable[[str], None]) -> Part:
+    rows = _tried(wanted, 0, seen)
+    status = Counter(row.status for row in rows)
+    left = [row.name for row in rows if row.status == "survived"]
+    return {
+        "killed": status["killed"], "of": len(rows), "survivors": sorted(left),
+        "never ran": status["never ran"], "processes": wanted.workers,
+    }  # fmt: skip
+
+
 def _matrix(wanted: Wanted, seen: Callable[[str], None]) -> Part:
+    rows = _tried(wanted, PROFILES[wanted.profile], seen)
+    return document(wanted.profile, rows)
+
+
+def _tried(wanted: Wanted, cases: int, seen: Callable[[str], None]) -> list[Row]:
     rows: list[Row] = []
-    cases = PROFILES[wanted.profile]
     for more in matrix(wanted.names, cases, wanted.properties, wanted.workers):
         rows += more
         killed = sum(row.status == "killed" for row in rows)
         seen(f"{killed} of {len(rows)} mutants killed")
-    return document(wanted.profile, rows)
+    return rows
 
 
 def _power(wanted: Wanted, seen: Callable[[str], None]) -> Part:

@@ -24,7 +24,8 @@ def tables(parts: dict[str, Part]) -> tuple[str, str]:
 
 
 def _measured(parts: dict[str, Part]) -> Iterator[tuple[str, str]]:
-    matrix, power, honest = parts["matrix"], parts["power"], parts["honest"]
+    kills, matrix = parts["kills"], parts["matrix"]
+    power, honest = parts["power"], parts["honest"]
     each = matrix["cases_of_each_property"]
     for kind in ("mistake", "cheat"):
         own = [one["status"] for one in matrix["mutants"] if one["kind"] == kind]
@@ -32,6 +33,9 @@ def _measured(parts: dict[str, Part]) -> Iterator[tuple[str, str]]:
         told = ", ".join(text for text in rest if not text.startswith("0 "))
         killed = f"{own.count('killed')} of {len(own)}" + (f"; {told}" if told else "")
         yield f"{kind}s of the gallery killed, {each} cases a property", killed
+    title = "all of them by a verification each, up to its first finding"
+    spent = f"in {kills['made']['seconds']:.0f} s by {kills['processes']} processes"
+    yield title, f"{kills['killed']} of {kills['of']} {spent}"
     if "cuda" in parts:
         cuda = parts["cuda"]
         yield "mutants of our CUDA kernels seen", f"{cuda['seen']} of {cuda['of']}"

@@ -29,6 +29,17 @@ def lines(parts: dict[str, Part]) -> Iterator[str]:
         yield from words
 
 
+def _kills(part: Part) -> Iterator[str]:
+    yield (
+        f"{part['killed']} of {part['of']} mutants killed by a verification each, up "
+        f"to its first finding, in {part['made']['seconds']} s by {part['processes']} "
+        "processes"
+    )
+    if part["survivors"] or part["never ran"]:
+        left = ", ".join(part["survivors"]) or "none"
+        yield f"survived: {left}; {part['never ran']} never ran"
+
+
 def _matrix(part: Part) -> Iterator[str]:
     each = part["cases_of_each_property"]
     yield f"{part['killed']} of {part['of']} mutants killed, {each} cases a property"
@@ -123,7 +134,7 @@ def _honest(part: Part) -> Iterator[str]:
 
 
 _WORDS: dict[str, Callable[[Part], Iterator[str]]] = {
-    "matrix": _matrix, "power": _power, "rules": _rules, "cuda": _cuda,
+    "kills": _kills, "matrix": _matrix, "power": _power, "rules": _rules, "cuda": _cuda,
     "honest": _honest,
 }  # fmt: skip
 
@@ -132,6 +143,7 @@ def status(parts: dict[str, Part]) -> int:
     """1 where a mutant survived or an honest port was called wrong, else 0."""
     mutants = parts.get("matrix", {}).get("mutants", ())
     survived = any(one["status"] == "survived" for one in mutants)
+    survived = survived or bool(parts.get("kills", {}).get("survivors"))
     return int(survived or bool(parts.get("honest", {}).get("alarms")))
 
 

@@ -12,11 +12,34 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from refmoe.gallery import entries
-from refmoe.score import cuda, document, honest, power, text
+from refmoe.parse import parse
+from refmoe.plan import Cell
+from refmoe.score import cuda, document, honest, power, text, trial
 from refmoe.score.honest import Tally
 from refmoe.score.make import Wanted, make
 
 Invoke = Callable[..., Result]
+
+
+# ---- kills
+
+
+def test_kills_says_who_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a survivor that is not named, and a law that nobody could hear."""
+    names = ("byte_0_is_zero", "scalar_read_at_capture")
+    *_, found = make("kills", Wanted(names=names, workers=1), None, print)
+    assert (found["killed"], found["of"], found["survivors"]) == (1, 2, [])
+    assert found["never ran"] == 1
+    blind = parse("dequantize T=1 H=32 format=mxfp8_e4m3 regime=randn")
+    plan = [(Cell("dequantize", "mxfp8_e4m3", "randn"), blind)]
+    monkeypatch.setattr(trial, "verification", lambda port, entry: plan)
+    *_, found = make("kills", Wanted(names=names[:1], workers=1), None, print)
+    assert (found["killed"], found["survivors"]) == (0, ["byte_0_is_zero"])
+    made = {"date": "2026-01-01", "commit": "", "seconds": 1.5}
+    words = "".join(text.lines({"kills": {"made": made, **found}}))
+    assert "0 of 1 mutants killed" in words
+    assert "survived: byte_0_is_zero; 0 never ran" in words
+    assert text.status({"kills": found}) == 1
 
 
 # ---- power
