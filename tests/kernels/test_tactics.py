@@ -141,3 +141,13 @@ def test_tactics_are_not_measured_where_there_is_none(
     offsets = torch.tensor([0, 2, 4])
     with pytest.raises(ValueError, match=r"tune: x is fp32.*; there is no tactic"):
         tune(Gemm(x, w, offsets, torch.float32))
+
+
+def test_tactics_take_the_tile_that_holds_the_rows_of_a_single_expert(
+    kept: None,
+) -> None:
+    """Catches room for an uneven load where there is no other expert."""
+    for w_format, how in ((None, BF16), ("mxfp4", MXFP4)):
+        gemm = problem(16, experts=1, w_format=w_format)
+        assert choice(gemm, how, "sm_90a") == TACTICS["small"]
+    assert choice(problem(64), BF16, "sm_90a") == TACTICS["medium"]

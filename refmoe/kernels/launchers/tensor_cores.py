@@ -135,8 +135,9 @@ def choice(gemm: Gemm, how: Instruction, target: str) -> Tactic:
     kept = tuning.chosen(tactic_key(gemm, target), tuple(offered.values()))
     if kept is not None:
         return kept
+    experts = gemm.w.shape[0]
     # A quarter more than the average: few experts then need a second tile.
-    rows = 1.25 * gemm.rows / max(gemm.w.shape[0], 1)
+    rows = gemm.rows if experts == 1 else 1.25 * gemm.rows / max(experts, 1)
     usual = [t for name, t in offered.items() if not how.scaled or name in _SCALED]
     return next((tactic for tactic in usual if rows <= tactic.height), usual[-1])
 
