@@ -51,3 +51,7 @@ if not TYPE_CHECKING:
                     globals()[name] = found
                     return found
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        """The public names, whether or not they have been imported yet."""
+        return sorted({*globals(), *__all__})

@@ -86,6 +86,14 @@ class Port:
             return "cuda" if torch.cuda.is_available() else "cpu"
         return str(declared)
 
+    def check_device(self) -> None:
+        """Raise ValueError where the port's device is a GPU and torch sees none."""
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"port {self.name!r}: device={self.device!r}, but torch sees no GPU "
+                "here; run it where there is one"
+            )
+
     def tactics(self, case: Case) -> tuple[Any, ...]:
         """The ways in which the port may run the case's op; (None,) if only one.
 

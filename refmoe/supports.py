@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from oracle.blocks.presets import PRESETS
+from oracle.models import MODELS
 from oracle.spec import BlockFormat, Layer
+from oracle.spec.layer import PLAIN_TYPES
 from refmoe.case import CHOICES, Case, rank_of
 from refmoe.fitting import fitted, layer_step, raised
 from refmoe.protocol import OPS, suggestion
@@ -18,6 +21,11 @@ from refmoe.ranks import TILE
 Range = tuple[int | None, int | None]
 Names = tuple[str, ...] | None
 SIZES = ("T", "H", "I", "E", "k")
+#: What the words of a field may be, where that is known.
+_KNOWN = {
+    **CHOICES, "models": (*MODELS,), "formats": (*PRESETS,),
+    "weights": (*PLAIN_TYPES, *PRESETS), "activations": (*PLAIN_TYPES, *PRESETS),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +237,11 @@ def _check_names(name: str, value: Any) -> None:
             f"{name}=({_example(name)!r},)"
         )
     for item in value:
-        if item not in CHOICES.get(name, (item,)):
+        if item not in _KNOWN.get(name, (item,)):
             raise ValueError(
-                f"Supports: {name} has no {item!r}; {suggestion(item, CHOICES[name])}"
+                f"Supports: {name} has no {item!r}; {suggestion(item, _KNOWN[name])}"
             )
 
 
 def _example(name: str) -> str:
-    return {"models": "mixtral-8x7b", "archs": "sm_90", "formats": "mxfp4"}.get(
-        name, CHOICES.get(name, ("bf16",))[0]
-    )
+    return {"archs": "sm_90"}.get(name, _KNOWN.get(name, ("bf16",))[0])

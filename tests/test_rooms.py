@@ -27,7 +27,7 @@ ROOMS = {
     """.split(),
     "refmoe": """
         verdict protocol generator case parse dimensions fitting views ranks supports
-        port loading regimes problem results arrangement compare vacuity
+        port attributes loading regimes problem results arrangement compare vacuity
         stages reference judged evidence declarations
         graph guard runner judge exhibit laws worker strategies shrink diagnose identify
         profiles plan schedule undeclared departure record interrupt verify study

@@ -101,6 +101,7 @@ MISSPELT = [
     (module(moe=moe, numeric=Numerics()), "did you mean 'numerics'?"),
     (module(moe=moe, suports=moe), "A helper's name begins with an underscore"),
     (SimpleNamespace(moe=moe, determinstic=True), "did you mean 'deterministic'?"),
+    (SimpleNamespace(moe=moe, stabel=True), "did you mean 'stable'?"),
     (SimpleNamespace(), "offers no op; define at least one of route, quantize"),
 ]
 
@@ -119,6 +120,7 @@ UNFIT = [
         "graph_safe='moe' is a str; give True, False or a tuple of ops and tactics",
     ),
     ({"moe": moe, "stable": "yes"}, "stable='yes' is a str; give True or False"),
+    ({"moe": moe, "signed_zeros": 1}, "signed_zeros=1 is a int; give True or False"),
     ({"moe": moe, "numerics": 3}, "numerics=3 is a int; give a refmoe.Numerics"),
     ({"moe": moe, "taps": "ids"}, "taps='ids' is a str; give a tuple of names"),
     ({"moe": moe, "supports": True}, "supports=True is a bool; give a refmoe.Supports"),
@@ -135,6 +137,18 @@ def test_port_attributes_of_a_wrong_type_are_named(value: Any, reason: str) -> N
 def test_port_taps_must_be_taps_of_the_layer() -> None:
     with pytest.raises(ValueError, match="no tap is called 'gateup'; did you mean"):
         port_of({"moe": moe, "taps": ("gateup",)})
+
+
+def test_port_device_must_be_one_of_torch() -> None:
+    with pytest.raises(ValueError, match="device='gpu' is no device of torch; give"):
+        port_of({"moe": moe, "device": "gpu"})
+
+
+def test_port_device_must_be_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    port_of({"moe": moe, "device": "cpu"}).check_device()
+    with pytest.raises(ValueError, match="device='cuda', but torch sees no GPU here"):
+        port_of({"moe": moe, "device": "cuda"}).check_device()
 
 
 def test_port_signature_must_fit_the_op() -> None:
@@ -222,6 +236,29 @@ def test_load_tells_an_absent_port_from_its_missing_dependency(
     (tmp_path / "needy_port.py").write_text("import absent_dependency\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(
-        ModuleNotFoundError, match="No module named 'absent_dependency'"
+        ImportError, match=r"Error: No module named 'absent_dependency' \(.*port.py:1\)"
     ):
         load("needy_port")
+    (tmp_path / "whole_port.py").write_text("")
+    with pytest.raises(ImportError, match=r"'whole_port.py'.*; write 'whole_port'"):
+        load("whole_port.py")
+
+
+BROKEN = {
+    "def moe(x y): pass": r"SyntaxError: .*\(broken_0.py, line 1\)",
+    "\nraise RuntimeError('no driver')": r"RuntimeError: no driver \(.*broken_1.py:2\)",
+    "import refmoe\nrefmoe.Numerics(acumulate='fp32')": r"TypeError: .*_2.py:2\)",
+    "import refmoe\nrefmoe.Numerics(accumulate='tf32')": r"'tf32' is.*_3.py:2\)",
+    "import sys\nsys.exit(3)": r"SystemExit: 3 \(.*broken_4.py:2\)",
+}
+
+
+@pytest.mark.parametrize("number", range(len(BROKEN)))
+def test_load_says_what_the_ports_import_raised_and_where(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, reason = list(BROKEN.items())[number]
+    (tmp_path / f"broken_{number}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ImportError, match=rf"cannot be imported: .*{reason}"):
+        load(f"broken_{number}")

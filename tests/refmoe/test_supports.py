@@ -76,6 +76,9 @@ UNFIT: list[tuple[dict[str, Any], str]] = [
     ({"multiples": {"H": 0}}, "multiples={'H': 0}"),
     ({"weights": "mxfp4"}, "weights='mxfp4' is no tuple of names"),
     ({"memory": ("stridden",)}, "memory has no 'stridden'; did you mean 'strided'?"),
+    ({"formats": ("mxfp8",)}, "formats has no 'mxfp8'; did you mean 'mxfp4'?"),
+    ({"models": ("mixtral",)}, "models has no 'mixtral'; did you mean 'mixtral-8x7b'"),
+    ({"weights": ("fp8",)}, "weights has no 'fp8'; there are fp64, fp32, bf16"),
 ]
 
 
