@@ -35,8 +35,12 @@ from refmoe.study import studied
 from refmoe.supports import Supports
 from refmoe.verify import Verifier, status, verify
 
-#: What is judged on a GPU where no port is named: our kernels, as weights are prepared.
-_OURS = ("refmoe.kernels", "refmoe.kernels:interleaved", "refmoe.kernels:restacked")
+#: What is judged on a GPU where no port is named: our kernels, as weights are prepared,
+#: and under the signatures of others.
+_OURS = (
+    "refmoe.kernels", "refmoe.kernels:interleaved", "refmoe.kernels:restacked",
+    "refmoe.dropin:flashinfer", "refmoe.dropin:omni", "refmoe.dropin:sglang",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from oracle.numerics import PRESETS
 from refmoe.gallery.plain import Plain
 from refmoe.loading import port_of
 from refmoe.parse import parse
-from refmoe.plan import Cell
+from refmoe.plan import DEFAULT_MODELS, Cell
 from refmoe.supports import Supports, supports_of
 from refmoe.verdict import Kind
 from refmoe.verify import Verifier, schedule
@@ -111,6 +111,31 @@ def test_supports_steers_the_plan() -> None:
     cell = Cell("moe", "mixtral-8x7b", "randn")
     for _, _, case in schedule([port], [cell], 8):
         assert port.unsupported(case) is None, case
+
+
+def test_supports_whole_blocks_where_the_format_allows_short_ones() -> None:
+    supports = Supports(whole_blocks=True)
+    case = parse("experts T=3 H=64 I=96 E=4 k=2 weights=fp8_block_128")
+    assert supports.reason(case) == "H=64 is no multiple of 128, whole blocks"
+    fitted = supports.fitted(case)
+    assert (fitted.H, fitted.I) == (128, 128)
+    assert supports.reason(fitted) is None
+    plain = parse("experts T=3 H=72 I=40 E=4 k=2")
+    assert supports.fitted(plain) == plain
+
+
+def test_supports_formats_stand_in_for_those_that_are_not() -> None:
+    """Catches a port of one format that no model of the plan has, and is never run."""
+    named = {"experts": lambda x, ids, weights, params, layer: x, "device": "cpu"}
+    form = ("mxfp8_e4m3",)
+    port = port_of({**named, "supports": {"weights": form, "activations": form}})
+    grid = [Cell("experts", model, "randn") for model in DEFAULT_MODELS]
+    for _, _, case in schedule([port], grid, 2):
+        assert port.unsupported(case) is None, case
+        assert case.layer.requantize == case.layer.activations
+    other = port_of({**named, "supports": {"weights": ("mxfp4",), "k": (99, None)}})
+    (_, _, case), *_ = schedule([other], grid, 1)
+    assert case.weights is None
 
 
 def test_tactic_of_a_case_is_the_only_one_that_runs() -> None:

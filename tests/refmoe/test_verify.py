@@ -19,6 +19,7 @@ from refmoe.verify import findings, schedule, status, verify
 
 PORTS = """
 import torch
+from oracle import blocks
 from oracle.moe import trace
 
 device = "cpu"
@@ -35,6 +36,12 @@ class refusing:
     device = "cpu"
     def moe(x, logits, params, layer):
         raise ValueError("no kernel for this layer")
+
+class rare:
+    device = "cpu"
+    supports = {"formats": ("mxint8",)}
+    def quantize(x, format):
+        return blocks.quantize(x, format)
 
 class crashing:
     device = "cpu"
@@ -197,6 +204,15 @@ def test_command_repro_without_a_port_for_the_op_says_so(
     result = run("repro", "permute T=4 E=8 k=2")
     assert result.exit_code == 3
     assert "no default port has the op permute; name a PORT" in result.output
+
+
+def test_command_verify_adds_the_formats_that_a_port_names(ports: str) -> None:
+    """Catches a port of a rare format that is never run on it."""
+    quick = (f"{ports}:rare", "--op", "quantize", *QUICK)
+    result = run("verify", *quick)
+    assert result.exit_code == 0, result.output
+    assert "mxint8" in result.output
+    assert run("verify", *quick, "--format", "mxfp4").exit_code == 3
 
 
 def test_command_names_lists_what_cases_can_name() -> None:
