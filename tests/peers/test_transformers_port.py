@@ -70,6 +70,21 @@ def test_ports_know_whose_experts_have_one_loop(name: str) -> None:
         assert block.eager != hasattr(forward, "__wrapped__")
 
 
+def _typed(line: str, dtype: str) -> Case:
+    names = ("dtype", "weights", "activations", "requantize")
+    return parse(line).but(**dict.fromkeys(names, dtype))
+
+
+def test_supports_an_expert_twice_where_its_rows_add_up_as_declared() -> None:
+    """Catches a declared order of roundings that index_add_ does not keep."""
+    line = "experts model=mixtral-8x7b T=4 H=16 I=16 E=4 k=2 slots=twice"
+    eager, other = port(BLOCKS["mixtral"]), port(BLOCKS["mixtral"], "batched_mm")
+    for dtype in ("bf16", "fp16"):
+        assert "two rows in fp32" in str(eager.supports(_typed(line, dtype)))
+        assert other.supports(_typed(line, dtype)) is True
+    assert eager.supports(_typed(line, "fp32")) is True
+
+
 def test_supports_no_experts_whose_sum_the_block_scales() -> None:
     """Catches a routed sum without the scale that stands on it."""
     layer = _layer("minimax_m3")

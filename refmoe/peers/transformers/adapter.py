@@ -73,6 +73,10 @@ class Adapter:
     def supports(self, case: Any) -> bool | str:
         """Whether the case's layer is one that the block's code implements."""
         reason = _TAKES.reason(case) or self.block.unsupported(case.layer)
+        twice = self.implementation == "eager" and case.slots == "twice"
+        if reason is None and twice and case.layer.dtype in ("bf16", "fp16"):
+            # cpu_scatter_reduce_expanded_index, in torch's ScatterGatherKernel.cpp
+            reason = "slots=twice; index_add_ may add an expert's two rows in fp32"
         if reason is None and case.op == "experts":
             routing = self.block.computed(case.layer).routing
             if routing.scale_on == "sum" and routing.scale != 1.0:
