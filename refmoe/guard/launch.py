@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from refmoe.guard.hold import hold
 from refmoe.guard.places import POISONS, Place, poison, span
 from refmoe.problem import tensors
 from refmoe.results import Expected
@@ -24,7 +25,8 @@ _CANARY = b"\xa5\xff"
 _CANARY_WORD = int.from_bytes(_CANARY, "little", signed=True)
 #: Memory of the launch before that is kept, at most.
 _KEPT = 1 << 26
-#: Cycles for which the writing of the inputs is held back on a GPU.
+#: Cycles for which the writing of the inputs is held back on a GPU: 10 ms, longer than
+#: the host needs to launch all kernels of a call.
 _DELAY = 20_000_000
 
 
@@ -58,23 +60,14 @@ class Launch:
         for name, want in self.wanted.items():
             like = torch.empty(want.shape, dtype=want.dtypes[0], device="meta")
             cursor = self._place(cursor, name, "", like)
+        image = self._image((cursor + MARGIN) // 2 * 2)
         if self.again is not None and self.outline == self.again.outline:
-            self.memory = self.again.memory
+            self.memory = self.again.memory.copy_(image)
         else:
-            size = (cursor + MARGIN) // 2 * 2
-            self.memory = torch.empty(size, dtype=torch.uint8, device=self.device)
+            self.memory = image.to(self.device)
         # What went before has had its use.
         self.again = None
-        self.memory.view(torch.int16).fill_(_CANARY_WORD)
-        views = {}
-        for place in self.places:
-            views[place.name] = place.view(self.memory)
-            if place.original is not None:
-                self.memory[place.start : place.stop].copy_(place.original)
-            else:
-                element = poison(self.poison, place.like.dtype)
-                part = self.memory[place.start : place.stop].view(-1, len(element))
-                part.copy_(element.to(self.device).expand_as(part))
+        views = {place.name: place.view(self.memory) for place in self.places}
         for argument, value in self.given.items():
             # Both go through a value's tensors in the same order.
             names = iter(tensors(value, argument))
@@ -109,6 +102,19 @@ class Launch:
         )
         return start + count + LINE
 
+    def _image(self, size: int) -> torch.Tensor:
+        """What the memory holds before the call; on the host, to be copied at once."""
+        image = torch.empty(size, dtype=torch.uint8)
+        image.view(torch.int16).fill_(_CANARY_WORD)
+        for place in self.places:
+            part = image[place.start : place.stop]
+            if place.original is not None:
+                part.copy_(place.original)
+            else:
+                element = poison(self.poison, place.like.dtype)
+                part.view(-1, len(element)).copy_(element)
+        return image
+
     @contextmanager
     def entered(self) -> Iterator[None]:
         """The stream that the call runs on.
@@ -124,7 +130,7 @@ class Launch:
         stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
             self.memory.fill_(0xFF)
-            torch.cuda._sleep(_DELAY)  # type: ignore[no-untyped-call]
+            hold(stream, _DELAY)
             self.memory.copy_(written, non_blocking=True)
             yield
         stream.synchronize()
