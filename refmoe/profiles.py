@@ -24,7 +24,9 @@ PROFILES: dict[str, dict[str, tuple[str, ...]]] = {
         "combine": ("T=5 H=96 E=12 k=12", "T=3 H=64 E=300 k=17"),
         "experts": ("T=4 H=64 I=32 E=6 k=6",),
         "omni_route": ("T=3 E=400 k=33", "T=2 E=16 k=16", "T=2 E=66564 k=4"),
-        "omni_route_backward": ("T=3 E=400 k=33", "T=2 E=16 k=16"),
+        "omni_route_backward": (
+            "T=3 E=400 k=33", "T=2 E=16 k=16", "T=3 E=4225 k=9",
+        ),
         "omni_experts": ("T=3 H=32 E=289 k=9", "T=2 H=64 E=16 k=16"),
     },
     # H and I multiples of 32 only, I > H / 2, I > H.

@@ -73,8 +73,7 @@ MORE = {
         "routing.groups=8 routing.top_groups=3 routing.group_score=top2",
         "omni_route T=3 E=4225 k=9", "omni_route T=130 E=4225 k=70",
         "omni_route T=2 E=400 k=120", "omni_route T=9 E=4225 k=120",
-        "omni_route T=1 E=400 k=374", "omni_route_backward T=3 E=4225 k=9",
-        "route T=2 E=33000 k=4 routing.bias=logits",
+        "omni_route T=1 E=400 k=374", "route T=2 E=33000 k=4 routing.bias=logits",
         "route T=9 E=16 k=4 routing.score=sigmoid routing.order=topk_then_score "
         "routing.renormalize=sum",
         "grouped_gemm T=9 H=32 I=32 E=300 k=9", "experts T=9 H=32 I=32 E=300 k=9",
