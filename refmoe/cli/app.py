@@ -14,7 +14,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Verify Mixture-of-Experts kernels against a correctness-first oracle.",
-    epilog="Exit status: 0 clean; 1 WRONG, CRASHED or HUNG; 2 usage; 3 nothing ran.",
+    epilog="Exit status: 0 clean; 1 WRONG, CRASHED or HUNG; 2 usage; 3 undecided.",
 )
 
 Ports = Annotated[
@@ -184,7 +184,7 @@ def bench(
 
 @app.command()
 def names() -> None:
-    """List the ops, regimes, models and block formats that cases can name."""
-    from refmoe.cli.commands import run_names
+    """List what a port may have and declare, and what cases can name."""
+    from refmoe.cli.naming import run_names
 
     run_names()

@@ -12,6 +12,7 @@ from threading import Event
 
 import torch
 
+from oracle.blocks import preset
 from refmoe.case import format_names, model_names, model_of
 from refmoe.cli.hosting import Hosting, Load
 from refmoe.expected import read
@@ -64,6 +65,8 @@ class Choice:
         formats = _all_or(self.formats, format_names(), DEFAULT_FORMATS)
         for name in models:
             model_of(name)
+        for name in formats:
+            preset(name)
         for name in self.laws or ():
             law_called(name)
         return Choice(
@@ -101,11 +104,15 @@ def usage() -> Iterator[None]:
 def chosen_ports(names: Sequence[str], load: Load) -> list[Port]:
     """The ports called `names`; without any, ours on a GPU and the peers elsewhere.
 
-    Raises ImportError if one cannot be imported; default peers whose package is missing
+    Raises ValueError if one needs a GPU and there is none, ImportError if one cannot be
+    imported; default peers whose package is missing
     are left out as long as one is there.
     """
     if names:
-        return load(names)
+        found = load(names)
+        for port in found:
+            port.check_device()
+        return found
     if torch.cuda.is_available():
         return load(_OURS)
     found, reasons = [], []
@@ -215,18 +222,3 @@ def run_repro(line: str, names: Sequence[str], large: bool, hosting: Hosting) ->
             )  # fmt: skip
     terminal.show(console, Run((), records))
     return status(records)
-
-
-def run_names() -> None:
-    """`refmoe names`."""
-    console = terminal.console_for()
-    for operation in OPS.values():
-        console.print(f"{operation}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"    {operation.about}", markup=False, highlight=False)
-    for entry in REGIMES.values():
-        console.print(f"regime {entry.name}: {entry.about}", highlight=False)
-        console.print(f"    shows: {entry.bug}", highlight=False)
-    for law in LAWS.values():
-        console.print(f"law {law.name}: {law.about}", highlight=False)
-    console.print(f"models: {' '.join(model_names())}", highlight=False)
-    console.print(f"formats: {' '.join(format_names())}", highlight=False)

@@ -42,6 +42,7 @@ def run_identify(name: str, evidence: bool, out: Path | None) -> int:
     console = terminal.console_for()
     with usage():
         port = load(name)
+        port.check_device()
     found = identify(port)
     for line in identified.text(found, evidence=evidence):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -168,6 +168,10 @@ def test_exchange_scaffold_starts_a_port(
         scaffold.start("fresh_port", tmp_path)
     with pytest.raises(ValueError, match="'my-port' is no module's name"):
         scaffold.start("my-port", tmp_path)
+    with pytest.raises(ValueError, match="'class' is no module's name"):
+        scaffold.start("class", tmp_path)
+    with pytest.raises(ValueError, match="'torch' is a module already, which yours"):
+        scaffold.start("torch", tmp_path)
 
 
 @pytest.mark.parametrize(("scale", "status"), [(1.0, 0), (1.5, 1), (None, 3)])

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from refmoe.cli.app import app
+from refmoe.cli.commands import chosen_ports
 from refmoe.loading import port_of
 from refmoe.plan import Cell, cells
 from refmoe.verdict import Kind
@@ -179,6 +181,7 @@ USAGE = [
     (["verify", "PORT", "--op", "mo"], "refmoe: no op is called 'mo'"),
     (["verify", "PORT", "--regime", "exakt"], "did you mean 'exact'?"),
     (["verify", "PORT", "--model", "gpt-oss"], "refmoe: unknown model 'gpt-oss'"),
+    (["verify", "PORT", "--format", "mxfp8"], "refmoe: unknown block format 'mxfp8'"),
     (["verify", "PORT", "--cases", "0"], "greater than or equal to 1"),
     (["repro", "moe T=1", "PORT"], "refmoe: case: H is missing"),
     (["repro", "moe model=mixtral-8x7b T=1", "PORT"], "lift the bound (--large)"),
@@ -195,6 +198,16 @@ def test_command_usage_errors_exit_with_2(
     assert result.exit_code == 2
     assert text in result.output
     assert "Traceback" not in result.output
+
+
+def test_command_refuses_ports_whose_gpu_is_absent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches a traceback out of torch in place of one line."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    port = port_of({"moe": lambda x, logits, params, layer: x, "device": "cuda"})
+    with pytest.raises(ValueError, match="torch sees no GPU here; run it where"):
+        chosen_ports(["mine"], lambda names: [port])
 
 
 def test_command_repro_without_a_port_for_the_op_says_so(
@@ -221,7 +234,10 @@ def test_command_names_lists_what_cases_can_name() -> None:
     assert (
         "route(logits: float[T, E], params, layer) -> ids: index[T, k]" in result.output
     )
-    for name in ("regime exact", "gpt-oss-120b", "mxfp4"):
+    for name in (
+        "regime exact", "gpt-oss-120b", "mxfp4", "layouts: mapping", "scales_128x4 of",
+        "numerics: reference ieee", "by name: prepared, token_ids, local",
+    ):  # fmt: skip
         assert name in result.output
 
 
