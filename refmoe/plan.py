@@ -69,7 +69,8 @@ def cells(
 ) -> list[Cell]:
     """Every cell of a run: layered ops for each model, quantising ones per format.
 
-    The profiles come after all else, in the ordinary regime, or the first one given.
+    The profiles come after all else, in the ordinary regime, or the first one given,
+    where a case's words name none.
     `confined` leaves out regimes that suit other ops only.
     """
     found, structured = [], []
@@ -157,7 +158,7 @@ def _structured(cell: Cell, number: int, seed: int) -> Case:
     """A case of the cell's profile; after the last one comes the first, drawn anew."""
     every = words(cell.profile, cell.op)
     given = dict(word.split("=") for word in every[number % len(every)].split())
-    given = {**_ORDINARY, **given, "regime": cell.regime, "seed": str(seed)}
+    given = {**_ORDINARY, "regime": cell.regime, **given, "seed": str(seed)}
     case = parse(" ".join([cell.op, *(f"{key}={text}" for key, text in given.items())]))
     if OPS[cell.op].layered:
         return fitted(case.but(model=cell.subject))

@@ -78,16 +78,17 @@ PROFILES: dict[str, dict[str, tuple[str, ...]]] = {
         "experts": ("T=5 E=8 k=2 bias_dtype=fp32",),
         "moe": ("T=5 E=8 k=2 logits_dtype=bf16 bias_dtype=bf16",),
     },
-    # Formats of weights and activations that models with MXFP4 weights also come in.
+    # Formats of weights and activations that models with MXFP4 weights also come in; a
+    # NaN in one token stays out of a scale that all tokens share.
     "formats": {
         op: (
             "T=9 E=6 k=2 weights=mxfp4 activations=bf16 requantize=bf16",
-            "T=9 E=6 k=2 weights=nvfp4 activations=nvfp4 requantize=nvfp4",
+            f"T=9 E=6 k=2 weights=nvfp4 activations=nvfp4 requantize=nvfp4{regime}",
             "T=9 E=6 k=2 weights=fp8_block_128 activations=fp8_group_128 "
             "requantize=fp8_group_128",
             "T=9 E=6 k=2 weights=mxfp4 activations=mxfp8_e4m3 requantize=mxfp8_e4m3",
         )
-        for op in ("experts", "moe")
+        for op, regime in (("experts", " regime=nonfinite"), ("moe", ""))
     },
     # Small limits, none, and constants that differ from expert to expert.
     "constants": {

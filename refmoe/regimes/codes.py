@@ -58,6 +58,8 @@ def weight(
         return plain(stream.normal(shape) * power_of_two(exponents), form)
     scales = randn.scale_shape(shape, form)
     codes = _codes(stream, shape, form, finite=not alone)
+    if not alone:
+        codes = _with_nan(stream, codes, form)
     stored = _scales(stream, scales if alone else (*scales[:-1], 1), form)
     overall = None
     if form.global_scale:
@@ -78,10 +80,24 @@ def _codes(
     return codes.masked_fill(~decode(codes, form.element).isfinite(), 0)
 
 
+def _with_nan(stream: Stream, codes: torch.Tensor, form: BlockFormat) -> torch.Tensor:
+    """The codes, in every eighth row one that is NaN, where the format has such."""
+    every = torch.arange(1 << get(form.element).bits).to(codes.dtype)
+    nans = every[decode(every, form.element).isnan()].tolist()
+    if not nans:
+        return codes
+    rows, columns = codes.shape[-2:]
+    shape, stream = (*codes.shape[:-1], 1), stream.substream("nan")
+    place = stream.integers(shape, 0, max(columns, 1) - 1) == torch.arange(columns)
+    code = stream.substream("code").choose(shape, nans).to(codes.dtype)
+    return torch.where(place & (torch.arange(rows)[:, None] % 8 == 5), code, codes)
+
+
 def _scales(stream: Stream, shape: tuple[int, ...], form: BlockFormat) -> torch.Tensor:
     """Bytes in turn, no negative one of E4M3; for a float every exponent it has.
 
     None is infinite: zeros may meet it, or their sum, as an implementation likes.
+    Half of those in fp32 tell values that are rounded once from those rounded twice.
     """
     stream = stream.substream("scales")
     if form.scale in ("e8m0", "e4m3"):
@@ -90,8 +106,22 @@ def _scales(stream: Stream, shape: tuple[int, ...], form: BlockFormat) -> torch.
     entry = get(form.scale)
     exponents = _in_turn(stream, shape, entry.minimum_exponent, entry.maximum_exponent)
     significands = 1.0 + stream.dyadic(shape).abs()
+    if form.scale == "fp32":
+        third = stream.substream("third").integers(shape, 0, 1) == 1
+        significands = torch.where(third, _thirds(stream, shape), significands)
     scales = power_of_two(exponents) * significands
     return plain(scales.clamp(max=entry.maximum), form.scale)
+
+
+def _thirds(stream: Stream, shape: tuple[int, ...]) -> torch.Tensor:
+    """A third, times four, of a middle between two numbers of bf16 or of fp16.
+
+    What is three of it lies beside that middle, and in fp32 is on it.
+    """
+    stream = stream.substream("middles")
+    bits = stream.substream("bits").choose(shape, (8, 11)).long()
+    steps = stream.integers(shape, 0, (1 << 10) - 1) >> (11 - bits)
+    return (1.0 + (2 * steps + 1) * power_of_two(-bits)) * 4.0 / 3.0
 
 
 def _in_turn(

@@ -12,17 +12,22 @@ from refmoe.regimes import randn
 from refmoe.regimes.regime import Source
 
 _KINDS = (torch.nan, torch.inf, -torch.inf)
+#: How much larger values are than others in the run of columns that one such is in.
+_RUN, _LARGER = 16, 8.0
 
 
 def poisoned(source: Source, name: str, values: torch.Tensor) -> torch.Tensor:
     """Of every eight rows, 1 to 3 get NaN, Inf and -Inf at one place, 5 to 7 all over.
 
-    Rows 0 and 4 stay finite, and must stay so whatever the others do.
+    Rows 0 and 4 stay finite, and must stay so whatever the others do. The values beside
+    one such place are the largest: what counts them for others, or loses them, shows.
     """
     rows, columns = values.shape
     row, column = torch.arange(rows)[:, None], torch.arange(columns)
     kind = torch.tensor((0.0, *_KINDS), dtype=torch.float64)[row % 4]
     place = source.stream(f"{name}/poison").integers((rows, 1), 0, max(columns, 1) - 1)
+    beside = (row % 4 != 0) & (column // _RUN == place // _RUN)
+    values = torch.where(beside, _LARGER * values, values)
     hit = (row % 4 != 0) & ((row % 8 > 4) | (column == place))
     return torch.where(hit, kind, values)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from oracle.formats import round_to
+from oracle.formats import get, round_to
 from oracle.params import Weight
 from oracle.spec import BlockFormat, Layer
 from refmoe.case import Case
@@ -19,6 +19,7 @@ TORCH = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,22 @@ class Source:
 
 
 def plain(values: torch.Tensor, dtype: str) -> torch.Tensor:
-    """f64 values rounded to the nearest value of a plain type, as a tensor of it."""
-    return round_to(values, dtype).to(TORCH[dtype])
+    """f64 values rounded to the nearest value of a plain type, as a tensor of it.
+
+    Its NaN take turns in how they are spelt: quiet, with the first bit or all bits of a
+    significand, of either sign (that of 0 / 0 is negative on many a CPU).
+    """
+    made = round_to(values, dtype).to(TORCH[dtype])
+    nan = made.isnan()
+    if not bool(nan.any()):
+        return made
+    bits, entry = made.view(_BITS[made.dtype.itemsize]), get(dtype)
+    infinity = torch.full((), torch.inf, dtype=made.dtype).view(bits.dtype)
+    payloads = (1 << (entry.mantissa - 1), 1, (1 << entry.mantissa) - 1)
+    spelt = infinity + torch.tensor(payloads, dtype=bits.dtype)
+    spelt = torch.cat((spelt, spelt + torch.iinfo(bits.dtype).min))
+    turn = nan.flatten().cumsum(0).reshape(nan.shape) % len(spelt)
+    return torch.where(nan, spelt[turn], bits).view(made.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,6 @@ def test_plan_profiles_hold_what_kernels_branch_on() -> None:
     assert any(case.T * (case.k or 0) >= 1 << 16 for case in found)
     limits = {dict(case.changes).get("activation.limit") for case in found}
     assert limits >= {0.0, 0.5, 1.0}
-    assert {case.regime for case in found} == {"randn"}
+    assert {case.regime for case in found} == {"randn", "nonfinite"}
     for name in ("local", "shard", "logits_dtype", "bias_dtype"):
         assert any(getattr(case, name) is not None for case in found), name
