@@ -57,9 +57,11 @@ def on_arch(arch: str) -> Iterator[None]:
 
 
 def tactics(case: Any) -> tuple[str, ...]:
-    """One tile of tensor cores stands for all: each costs a host compilation."""
+    """One tile of tensor cores, and one 16-bit type, stand for all: each costs a host
+    compilation.
+    """
     if case.op not in port.MULTIPLYING:
-        return ()
+        return port.tactics(case)[:2]
     forms = port.forms(case.layer)[1:] if case.op == "moe" else ()
     return ("naive", "mma_medium", "torch", *(f"{form}:naive" for form in forms))
 

@@ -8,14 +8,14 @@ import torch
 
 from oracle.blocks import preset
 from oracle.numerics import Numerics
-from oracle.params import Params
+from oracle.params import Blocks, Params
 from oracle.spec import BlockFormat, Layer
 from refmoe.kernels.launch import aligned
 from refmoe.kernels.launchers import activate as activation
+from refmoe.kernels.launchers import dequantize as dequantizing
 from refmoe.kernels.launchers.activate import activate
 from refmoe.kernels.launchers.backends import CAPTURED, grouped_gemm, names
 from refmoe.kernels.launchers.combine import combine
-from refmoe.kernels.launchers.dequantize import dequantize
 from refmoe.kernels.launchers.experts import DTYPES, experts
 from refmoe.kernels.launchers.grouped import grouped_quantize
 from refmoe.kernels.launchers.moe import FORMS, moe
@@ -48,7 +48,7 @@ stable = deterministic = batch_invariant = True
 alignment = 1
 #: Libraries get an expert's rows by offsets that are read back; how many rows `permute`
 #: returns is read back as well.
-graph_safe = (*(op for op in OPS if op != "permute"), *CAPTURED, *FORMS)
+graph_safe = (*(op for op in OPS if op != "permute"), *CAPTURED, *FORMS, *DTYPES)
 
 #: fp32 throughout, sums over the choices in their order, each result rounded once.
 numerics = Numerics(combine_order="slot")
@@ -71,13 +71,23 @@ def activate_quantize(
     return made.codes, made.scales
 
 
+def dequantize(blocks: Blocks, *, tactic: str = "fp32") -> torch.Tensor:
+    """The values that blocks stand for, rounded once to the type `tactic`."""
+    return dequantizing.dequantize(blocks, dtype=DTYPES[tactic])
+
+
 def declares(layer: Layer) -> tuple[Layer, Numerics]:
     """The layer as it is; the intermediate has the layer's type."""
     return layer, numerics.but(intermediate=layer.dtype)
 
 
 def tactics(case: Any) -> tuple[str, ...]:
-    """The GEMM backends, where an op multiplies, and the forms of the whole layer."""
+    """The GEMM backends, where an op multiplies, and the forms of the whole layer.
+
+    For the op dequantize, the types of values.
+    """
+    if case.op == "dequantize":
+        return "fp32", "bf16", "fp16"
     if case.op == "moe":
         return (*names(), *forms(case.layer))
     return names() if case.op in MULTIPLYING else ()
