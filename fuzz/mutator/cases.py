@@ -63,6 +63,8 @@ MORE = {
     "ragged": (
         "dequantize T=2 H=4128 format=mxfp4", "quantize T=3 H=2080 format=int8_token",
         "quantize T=2 H=8320 format=fp8_tensor", "combine T=2 H=2080 E=4 k=2",
+        "quantize T=5 H=64 format=fp8_block_128 memory=offset",
+        "quantize T=0 H=64 format=nvfp4:torchao",
         "grouped_quantize T=3 H=4160 E=3 k=2 format=nvfp4",
         "grouped_quantize T=2 H=2080 E=3 k=2 format=nvfp4 memory=offset",
         "activate T=2 I=2080 E=4 k=2",
