@@ -147,6 +147,9 @@ def checked(
     Several ports are also measured against the oracle's values, for who is closer. A
     case that cannot be built has no records.
     """
+    for port in ports:
+        # It runs while the problem is built here.
+        verifier.runner.announce(port, case)
     try:
         verifier.problem(case)
     except ValueError as error:
