@@ -124,14 +124,15 @@ class Supports:
         return other
 
     def instead(self, case: Case) -> Case:
-        """The case with the first formats that are named for its weights and its x."""
+        """The case in the formats named: the layer's own type, else the first."""
         if not OPS[case.op].weighted:
             return case
-        changes = {}
+        changes, own = {}, case.layer.dtype
         if self.weights:
-            changes["weights"] = self.weights[0]
+            changes["weights"] = own if own in self.weights else self.weights[0]
         if self.activations and case.op in ("experts", "moe"):
-            changes |= dict.fromkeys(("activations", "requantize"), self.activations[0])
+            first = own if own in self.activations else self.activations[0]
+            changes |= {"activations": first, "requantize": first}
         return self.fitted(fitted(case.but(**changes)))
 
     def _whole(self, case: Case) -> int:

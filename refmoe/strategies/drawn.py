@@ -86,7 +86,9 @@ class _Draws:
         def drawn(draw: DrawFn) -> Case:
             case = self._structure(draw, self._layer(draw))
             case = self._rank(draw, within(case, self.largest))
-            return fitted(self.supports.fitted(case))
+            case = fitted(self.supports.fitted(case))
+            unfit = self.supports.reason(case)
+            return case if unfit is None else self.supports.instead(case)
 
         return drawn()
 
@@ -173,9 +175,12 @@ class _Draws:
     def _one(
         self, draw: DrawFn, name: str, choices: Sequence[Any], supported: str = ""
     ) -> Any:
-        """One of the choices, the simplest first; unsupported names are left out."""
+        """One of the choices, the simplest first; unsupported names are left out.
+
+        Where that leaves none, one of those that are supported.
+        """
         known = getattr(self.supports, supported, None)
         left = [one for one in choices if known is None or one is None or one in known]
-        value = draw(choice(name, tuple(left or choices)))
+        value = draw(choice(name, tuple(left or known or choices)))
         event(f"{name}: {value}")
         return value

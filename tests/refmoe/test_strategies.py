@@ -159,6 +159,19 @@ def test_cases_lie_inside_structured_support(data: st.DataObject) -> None:
     assert port.unsupported(case) is None, case
 
 
+@given(data=st.data())
+def test_cases_are_of_the_formats_that_a_port_names(data: st.DataObject) -> None:
+    """Catches a hunt on a port of rare formats that runs next to nothing."""
+    supports = {
+        "formats": ("mxint8",), "weights": ("mxfp8_e4m3:rceil",),
+        "activations": ("mxfp8_e4m3:cublas_te",),
+    }  # fmt: skip
+    ops = {"experts": Plain().experts, "quantize": Plain().quantize}
+    port = port_of({**ops, "device": "cpu", "supports": supports})
+    case = data.draw(cases(port, max_elements=1 << 20))
+    assert port.unsupported(case) is None, case
+
+
 def test_cases_of_unknown_or_absent_ops_are_refused() -> None:
     with pytest.raises(ValueError, match="did you mean 'permute'"):
         cases(ops=("permut",))
