@@ -49,7 +49,7 @@ def foreseen(op: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(op)
     def call(*arguments: P.args, **keywords: P.kwargs) -> R:
-        token = loader.ahead.set(partial(_compile, op, arguments, keywords))
+        token = loader.ahead.set(partial(compile_ahead, op, arguments, keywords))
         try:
             return op(*arguments, **keywords)
         finally:
@@ -88,11 +88,11 @@ def computed(
     return compute()
 
 
-def _compile(
+def compile_ahead(
     op: Callable[..., object], arguments: tuple[Any, ...], keywords: dict[str, Any],
     target: str,
 ) -> None:  # fmt: skip
-    """Bring to disk what the call launches."""
+    """Compile, on every core, what a call of `op` launches and the disk has not."""
 
     def build(kernel: launch.Kernel) -> None:
         # An error is told when the call meets the kernel, if it does.

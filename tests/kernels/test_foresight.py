@@ -216,7 +216,7 @@ def test_foresight_brings_kernels_to_disk(
 
     found = foresight.kernels(op, (torch.zeros(4, 8),), {}, TARGET)
     assert len(found) == 2
-    foresight._compile(op, (torch.zeros(4, 8),), {}, TARGET)
+    foresight.compile_ahead(op, (torch.zeros(4, 8),), {}, TARGET)
     assert all(loader.find(k.file, k.expression, TARGET) for k in found)
     assert len(list(tmp_path.glob("kernels/*.json"))) == 2
 

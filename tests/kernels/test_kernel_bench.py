@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from oracle.params import Params
 from oracle.spec import Layer
 from refmoe.cli.app import app
-from refmoe.kernels import bench
+from refmoe.kernels import bench, compiler
 from refmoe.kernels.bench import clock, memory, routing
+from refmoe.kernels.bench.compiling import FORMATS, of_layer
 from refmoe.kernels.launchers.route import route_tokens
 
 CPU = torch.device("cpu")
@@ -64,6 +65,27 @@ def test_bench_router_of_torch_routes_alike(
     routed = route_tokens(logits, own, layer)
     assert torch.equal(routed.ids, ids.int())
     torch.testing.assert_close(routed.weights, weights)
+
+
+def test_bench_compiles_what_a_layer_launches(
+    monkeypatch: pytest.MonkeyPatch, nvrtc: object
+) -> None:
+    """Catches a layer that the kernels refuse: nothing would be left to time."""
+    compiled: list[str] = []
+
+    def image(file: str, expressions: tuple[str, ...], target: str) -> compiler.Image:
+        compiled.extend(expressions)
+        return compiler.Image(target, b"", {}, {}, ())
+
+    monkeypatch.setattr(compiler, "compile_file", image)
+    for formats in FORMATS:
+        compiled.clear()
+        cold, warm = of_layer("sm_90a", *formats)
+        assert "moe, " + " by ".join(formats) in cold.name
+        assert warm.name.endswith("from the disk cache")
+        gemms = {name.split(",")[3] for name in compiled if name.startswith("gemm_mma")}
+        assert gemms == {" kPlain", " kSwiglu"}
+        assert any(name.startswith("combine_rows") for name in compiled)
 
 
 def test_time_reads_as_a_line() -> None:
