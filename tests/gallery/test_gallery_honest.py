@@ -109,6 +109,17 @@ ONCE_AN_ALARM = {
         "experts T=16 H=32 I=32 E=3 k=3 dtype=fp32 activations=fp8_block_128 "
         "requantize=fp8_block_128 regime=cancelling load=hot seed=631434",
     ),
+    "the routed scale stands on the sum of all ranks": (
+        "expert_parallel",
+        "moe T=8 H=32 I=64 E=2 k=2 dtype=fp32 requantize=mxfp6_e2m3 "
+        "regime=cancelling load=hot constants=own shard=0/2 expert_bias=true "
+        "routing.scale=2.5 routing.scale_on=sum seed=406816",
+    ),
+    "one product of two FP8 codes is exact": (
+        "hopper_fp8",
+        "experts model=deepseek-v3 T=3 H=1 I=3 E=16 k=2 "
+        "activations=fp8_group_128 regime=subnormal shared.intermediate=3 seed=5",
+    ),
     "x times its weight is a weighted row": (
         "preset_hf_gpt_oss_bf16",
         "moe T=3 H=32 I=32 E=4 k=1 dtype=fp32 activations=mxint8 regime=large "

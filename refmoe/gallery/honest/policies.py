@@ -85,18 +85,21 @@ def expert_parallel(
     layer: Layer,
     taps: dict[str, Tensor],
 ) -> Tensor:
-    """Two ranks with half of the experts each, their sums added.
+    """Two ranks with half of the experts each, their sums added, then scaled.
 
     Not where a scale spans the rows of both.
     """
     if layer.routing.zero_experts or _spanned(layer):
         return stage(x, ids, weights, params, layer, taps)
-    low = ids < layer.experts // 2
+    low, routing = ids < layer.experts // 2, layer.routing
+    unscaled = replace(layer, routing=replace(routing, scale_on="weights"))
     first, second = (
-        stage(x, ids.masked_fill(absent, -1), weights, params, layer, {})
+        stage(x, ids.masked_fill(absent, -1), weights, params, unscaled, {})
         for absent in (~low, low)
     )
-    return first + second
+    scale = routing.scale if routing.scale_on == "sum" else 1.0
+    total: Tensor = stage.port.rescale_sum(first + second, scale)
+    return total
 
 
 @honest("routed")
