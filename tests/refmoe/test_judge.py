@@ -273,3 +273,25 @@ def test_judge_own_selection_decides_the_stages_after_it() -> None:
     )
     assert found.first is None
     assert found.verdict.kind is Kind.AMBIGUOUS
+
+
+@pytest.mark.parametrize("op", ["quantize", "grouped_quantize"])
+@pytest.mark.parametrize("form", ["mxfp4:torchao_floor", "mxfp8_e4m3:quark"])
+def test_judge_codes_under_a_nan_scale_are_free(op: str, form: str) -> None:
+    """Catches bytes that are asked for where every byte decodes to NaN."""
+    more = "" if op == "quantize" else "E=3 k=2 "
+    line = f"{op} T=9 H=64 {more}format={form} regime=nonfinite seed=1"
+    problem = build(parse(line))
+    taps = oracle_trace(problem)
+    codes, scales = taps["codes"].value, taps["scales"].value
+    broken = (scales == 255).repeat_interleave(32, 1)
+    assert 0 < int(broken.sum()) < broken.numel()
+
+    def verdict(codes: torch.Tensor, scales: torch.Tensor) -> Kind:
+        outcome = Outcome("ran", {"codes": codes, "scales": scales})
+        return judge(problem, outcome).verdict.kind
+
+    assert verdict(torch.where(broken, 5, codes), scales) is Kind.BIT_EQUAL
+    assert verdict(torch.where(broken, codes, codes ^ 1), scales) is Kind.WRONG
+    finite = torch.where(scales == 255, 120, scales)
+    assert verdict(torch.where(broken, 5, codes), finite) is Kind.WRONG
