@@ -97,12 +97,16 @@ def rate(first: tuple[float, int], last: tuple[float, int]) -> float:
 
 
 def held() -> dict[str, Any]:
-    """How long a stream is held back, and what another one does meanwhile."""
+    """How long a stream is held back, and what another one does meanwhile.
+
+    First, whether the commands' processes are forks here.
+    """
     import torch
 
     from refmoe.guard.hold import hold
+    from refmoe.worker.nursery import untouched
 
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"commands_fork": untouched()}
     torch.cuda.synchronize()
     streams: Any = torch.cuda.Stream
     stream, other = streams(), streams()
@@ -163,7 +167,8 @@ def main(arguments: list[str]) -> int:
     def part(name: str) -> str:
         # In a process that ends: a context that stays would share the GPU.
         command = [sys.executable, __file__, "--part", name, "--port", given.port]
-        done = subprocess.run(command, capture_output=True, text=True)
+        place = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=place, capture_output=True, text=True)
         return done.stdout if not done.returncode else json.dumps(done.stderr[-2000:])
 
     import torch
