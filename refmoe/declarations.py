@@ -77,15 +77,26 @@ _NEAR: dict[str, ActivationKind] = {
 def neighbours(layer: Layer) -> dict[str, Layer]:
     """Layers so close to `layer` that a wide arithmetic could pass for the difference.
 
+    Operands left unquantised are off by less than what some FP8 units cut away.
+
     >>> from oracle import models
     >>> list(neighbours(models.get("gemma-4-26b-a4b")))
     ['activation.kind=geglu_erf']
     """
+    found = {}
     kind = _NEAR.get(layer.activation.kind)
-    if kind is None:
-        return {}
-    near = replace(layer, activation=replace(layer.activation, kind=kind))
-    return {f"activation.kind={kind}": near}
+    if kind is not None:
+        near = replace(layer, activation=replace(layer.activation, kind=kind))
+        found[f"activation.kind={kind}"] = near
+    plain = {
+        name: layer.dtype
+        for name in ("activations", "requantize")
+        if isinstance(getattr(layer, name), BlockFormat)
+    }
+    if plain:
+        words = " ".join(f"{name}={dtype}" for name, dtype in plain.items())
+        found[words] = replace(layer, **plain)  # type: ignore[arg-type]
+    return found
 
 
 def _seen(numerics: Numerics, read: tuple[str, ...]) -> tuple[object, ...]:

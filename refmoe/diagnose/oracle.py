@@ -30,6 +30,8 @@ class Altered(Stages):
         tap = super()._tap(name, compute)
         if name != "ids":
             self.ids()
+        if name not in ("ids", "weights"):
+            self.weights()
         self.taps[name] = self.alter[name](self._place(), tap)
         return self.taps[name]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,22 @@ def test_judge_gelu_by_the_other_formula_is_wrong(op: str) -> None:
     assert record.kind is Kind.WRONG
     detail = record.judgement.verdict.detail
     assert detail == "as activation.kind=geglu_erf computes in the declared arithmetic"
+
+
+def test_judge_activations_left_unquantised_are_wrong() -> None:
+    """The worst case of Hopper's FP8 unit is wide enough for a W4A16 kernel in W4A8."""
+    own = entries("honest")["sequential"].port()
+
+    def experts(x: Any, ids: Any, weights: Any, params: Any, layer: Any) -> Any:
+        plain = replace(layer, activations="bf16", requantize="bf16")
+        return own.experts(x, ids, weights, params, plain)
+
+    port = port_of({"experts": experts, "device": "cpu"})
+    words = "weights=mxfp4 activations=mxfp8_e4m3 requantize=mxfp8_e4m3"
+    case = f"experts model=gpt-oss-120b T=5 H=64 I=64 E=6 k=2 {words} seed=3"
+    verdict = Verifier().check(port, parse(case)).judgement.verdict
+    assert verdict.kind is Kind.WRONG
+    assert verdict.detail.startswith("as activations=bf16 requantize=bf16 computes")
 
 
 def test_judge_bf16_activation_is_undeclared_and_stays_so() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from refmoe.diagnose.hypothesis import Hypothesis
 from refmoe.diagnose.known import (
+    absent,
     activation,
     arithmetic,
     bias,
@@ -29,6 +30,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     *bias.HYPOTHESES,
     *decoding.HYPOTHESES,
     *quantising.HYPOTHESES,
+    *absent.HYPOTHESES,
     *permutation.HYPOTHESES,
     *shared.HYPOTHESES,
     *extent.HYPOTHESES,

@@ -38,13 +38,25 @@ def _other_clamp(layer: Layer) -> Layer:
     return replace(layer, activation=replace(layer.activation, clamp=clamp))
 
 
-def _limit(place: Place) -> float:
-    """The limit that all experts share, inf where there is none."""
-    return place.layer.activation.limit or torch.inf
+def _constant(place: Place, name: str) -> torch.Tensor:
+    """The layer's limit or beta, or each row's [R, 1] where experts have their own."""
+    own = getattr(place.problem.params, name)
+    if own is None:
+        return torch.tensor([getattr(place.layer.activation, name) or 0.0]).double()
+    counts = place.offsets.diff()
+    owner = torch.arange(len(counts)).repeat_interleave(counts)
+    rows: torch.Tensor = own.double()[place.inputs.get("expert", owner).long()]
+    return rows[:, None]
+
+
+def _limit(place: Place) -> torch.Tensor:
+    """The limit as `_constant` has it, inf where there is none."""
+    limit = _constant(place, "limit")
+    return torch.where(limit > 0, limit, torch.inf)
 
 
 def _halves(
-    change: Callable[[torch.Tensor, torch.Tensor, float], tuple[Any, Any]],
+    change: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[Any, Any]],
 ) -> Callable[[Place, Tap], Tap]:
     """An alteration of gate and up from what `change` makes of them and the limit."""
 
@@ -53,6 +65,21 @@ def _halves(
         return replace(tap, value=torch.cat(change(gate, up, _limit(place)), -1))
 
     return altered
+
+
+def _clamped_with_beta(place: Place, tap: Tap) -> Tap:
+    """Up such that up + beta is what beta added first, then clamped, gives."""
+    limit, beta = _limit(place), _constant(place, "beta")
+    gate, up = tap.value.chunk(2, -1)
+    up = (up + beta).clamp(-limit, limit) - beta
+    return replace(tap, value=torch.cat((gate.clamp(max=limit), up), -1))
+
+
+def _where_beta_counts(problem: Problem) -> Problem | None:
+    own = problem.params.beta
+    if not (problem.layer.activation.beta if own is None else own.any()):
+        return None
+    return changes.activation(limit=None)(problem)
 
 
 def _to_zero(place: Place, tap: Tap) -> Tap:
@@ -127,9 +154,28 @@ HYPOTHESES = (
         changes.activation(limit=None),
     ),
     before_activation(
+        "clamps_exchanged",
+        "up is clamped from above alone, the gate on both sides",
+        _halves(
+            lambda gate, up, limit: (gate.clamp(-limit, limit), up.clamp(max=limit))
+        ),
+        changes.activation(limit=None),
+    ),
+    before_activation(
+        "beta_before_the_clamp",
+        "beta is added to up before the clamp",
+        _clamped_with_beta,
+        _where_beta_counts,
+    ),
+    before_activation(
         "nan_clamped",
         "a NaN is clamped to the limit",
-        _halves(lambda gate, up, limit: (gate.nan_to_num(limit), up.nan_to_num(limit))),
+        _halves(
+            lambda gate, up, limit: (
+                torch.where(gate.isnan(), limit, gate),
+                torch.where(up.isnan(), limit, up),
+            )
+        ),
     ),
     _hypothesis(
         "constants_of_the_layer",

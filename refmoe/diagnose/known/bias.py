@@ -54,6 +54,18 @@ def _behind_activation(place: Place, tap: Tap) -> Tap:
     )
 
 
+def _unweighted(place: Place, tap: Tap) -> Tap:
+    """y + b / w, of which the weight makes w y + b."""
+    bias = place.params.down_bias
+    if bias is None:
+        return tap
+    counts, own = place.offsets.diff(), place.taps["weights"].value.reshape(-1)
+    added = bias.double()[torch.arange(len(counts)).repeat_interleave(counts)]
+    weight = own[place.slots][:, None]
+    value = tap.value - added + torch.where(weight == 0, added, added / weight)
+    return replace(tap, value=value)
+
+
 HYPOTHESES = (
     _hypothesis("bias_missing", "both biases are left out", _BOTH(torch.zeros_like)),
     _hypothesis(
@@ -69,6 +81,12 @@ HYPOTHESES = (
         "down_bias_twice",
         "GEMM2's bias is added twice (by each of two ranks, say)",
         _SECOND(lambda bias: bias * 2),
+    ),
+    Hypothesis(
+        "down_bias_unweighted",
+        "GEMM2's bias is added behind the routing weight",
+        alter={"down": _unweighted},
+        ops=_OPS,
     ),
     _hypothesis(
         "bias_halves_swapped", "GEMM1's bias is read as [up | gate]", _FIRST(_swapped)

@@ -45,7 +45,7 @@ def before_activation(
             return changed
         none = torch.empty(0, dtype=torch.int64)
         place = Place(problem, problem.params, none, none, {})
-        value = alteration(place, Tap(given.double())).value.to(given.dtype)
+        value = alteration(place, Tap(given.double())).value
         return changed.but(inputs={**problem.inputs, "gate_up": value})
 
     return Hypothesis(name, about, change, {"gate_up": altered}, _OPS)

@@ -14,7 +14,6 @@ from refmoe.diagnose import changes
 from refmoe.diagnose.hypothesis import Alteration, Hypothesis, Place
 from refmoe.problem import Problem
 
-_EXPERTS = ("experts", "moe")
 _GEMM = ("grouped_gemm", "experts", "moe")
 
 
@@ -55,19 +54,6 @@ def _copied(source: int, target: int) -> Alteration:
             if max(source, target) < count and min(source, target) >= -count:
                 index[start + target % count] = start + source % count
         return tap.map(lambda t: t[index])
-
-    return altered
-
-
-def _experts_dropped(first: int | None) -> Alteration:
-    """Rows of expert 0, or of those from the middle on, count as zero."""
-
-    def altered(place: Place, tap: Tap) -> Tap:
-        experts = len(place.offsets) - 1
-        middle = place.offsets[experts // 2 if first is None else 1]
-        place_of = torch.arange(len(tap.value))
-        keep = place_of < middle if first is None else place_of >= middle
-        return tap.map(lambda t: t * keep.to(t.dtype)[:, None])
 
     return altered
 
@@ -129,29 +115,6 @@ def _ids(name: str, about: str, change: Any, ops: tuple[str, ...]) -> Hypothesis
     return Hypothesis(name, about, changes.inputs("ids")(change), ops=ops)
 
 
-def _identity_dropped(problem: Problem) -> Problem | None:
-    ids, experts = problem.inputs["ids"], problem.layer.experts
-    if not problem.layer.routing.zero_experts:
-        return None
-    ids = torch.where(ids >= experts, -1, ids)
-    return problem.but(inputs={**problem.inputs, "ids": ids})
-
-
-def _absent_as(name: str, about: str, expert: int) -> Hypothesis:
-    """Ids of no expert here count as one: the first, or -1 for the last."""
-
-    def changed(problem: Problem) -> Problem | None:
-        ids = problem.inputs["ids"]
-        start, stop = problem.inputs.get("local") or (0, problem.layer.experts)
-        absent = (ids < start) | ((ids >= stop) & (ids < problem.layer.experts))
-        if not bool(absent.any()):
-            return None
-        wrong = torch.where(absent, start + expert % (stop - start), ids)
-        return problem.but(inputs={**problem.inputs, "ids": wrong})
-
-    return Hypothesis(name, about, changed, ops=("permute", "experts"))
-
-
 HYPOTHESES = (
     Hypothesis(
         "inclusive_offsets",
@@ -177,12 +140,6 @@ HYPOTHESES = (
         ("permute",),
     ),
     _ids("ids_in_8_bits", "ids keep eight bits", lambda ids: ids & 255, ("permute",)),
-    _absent_as(
-        "absent_is_the_last", "an id of no expert here counts as the last one", -1
-    ),
-    _absent_as(
-        "absent_is_the_first", "an id of no expert here counts as the first one", 0
-    ),
     Hypothesis(
         "inverse_permutation",
         "rows go back through the permutation in place of its inverse",
@@ -194,24 +151,6 @@ HYPOTHESES = (
         "weights are counted by the experts that have rows",
         _compacted,
         ops=("grouped_gemm", "experts"),
-    ),
-    Hypothesis(
-        "identity_experts_dropped",
-        "experts without weights contribute nothing",
-        _identity_dropped,
-        ops=("experts",),
-    ),
-    Hypothesis(
-        "upper_half_dropped",
-        "experts of the second half contribute nothing (an offset twice, say)",
-        alter={"down": _experts_dropped(None)},
-        ops=_EXPERTS,
-    ),
-    Hypothesis(
-        "expert_0_dropped",
-        "expert 0 contributes nothing (an index taken for a mask, say)",
-        alter={"down": _experts_dropped(0)},
-        ops=_EXPERTS,
     ),
     *(
         _gemms(
@@ -227,7 +166,7 @@ HYPOTHESES = (
             f"an expert's rows from {first} on stay zero",
             _from_row(first),
         )
-        for first in (256, 128, 64, 32)
+        for first in (256, 128, 64, 32, 16)
     ),
     _gemms(
         "last_row_repeats", "an expert's last row is that before it", _copied(-2, -1)

@@ -71,6 +71,12 @@ HYPOTHESES = (
         _EXPERTS,
     ),
     Hypothesis(
+        "weighted_twice",
+        "the routing weight is applied twice",
+        alter={"down": _weighted_again},
+        ops=_EXPERTS,
+    ),
+    Hypothesis(
         "choices_behind_a_power_of_two",
         "choices behind the last power of two are not added",
         changes.inputs("weights")(_without_last_choices),

@@ -200,6 +200,16 @@ HYPOTHESES = (
         _from(_tiny_raised),
     ),
     _recoded(
+        "thresholds_above",
+        "an amax on a threshold, a power of two say, gets the scale below it",
+        _from(lambda x, form: x.double() * (1.0 - 2.0**-40)),
+    ),
+    _recoded(
+        "thresholds_below",
+        "an amax just below a threshold gets the scale above it (log2 in fp32, say)",
+        _from(lambda x, form: x.double() * (1.0 + 2.0**-22)),
+    ),
+    _recoded(
         "amax_of_half_a_block",
         "half of the block decides its scale",
         _from(_half_block),
@@ -230,6 +240,7 @@ HYPOTHESES = (
         "negative values that round to zero keep their sign",
         keep_negative_zero=True,
     ),
+    _form("zero_block_is_one", "a block of zeros gets the scale 1", zero_scale=1.0),
     _form("reciprocal", "values are multiplied by 1 / scale", apply="reciprocal"),
     _form("division", "values are divided by the scale", apply="divide"),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from oracle.formats import round_to
 from oracle.spec import Layer
 from oracle.trace import Tap
 from refmoe.diagnose import changes
@@ -76,16 +77,30 @@ def _fp16_bits(problem: Problem) -> Problem | None:
     return problem.but(inputs={**problem.inputs, "logits": wrong})
 
 
-def _from_zero(place: Place, tap: Tap) -> Tap:
-    """Slots whose key is not above 0 fall to expert 0."""
+def _key(place: Place) -> torch.Tensor | None:
+    """What experts are chosen by, where no groups take part."""
     routing, scores = place.layer.routing, place.taps["scores"].value
     if routing.groups > 1 or routing.method != "topk":
-        return tap
+        return None
     key = scores[:, : place.layer.routed_choices]
     if routing.bias == "selection" and place.params.router_bias is not None:
         key = key + place.params.router_bias.double()
-    ids = tap.value.long()
-    return Tap(torch.where(key.gather(1, ids) > 0, ids, 0))
+    return key
+
+
+def _from_zero(place: Place, tap: Tap) -> Tap:
+    """Slots whose key is not above 0 fall to expert 0."""
+    key, ids = _key(place), tap.value.long()
+    return tap if key is None else Tap(torch.where(key.gather(1, ids) > 0, ids, 0))
+
+
+def _by_coarse_keys(place: Place, tap: Tap) -> Tap:
+    """The choice by keys rounded to bf16, the lowest index first among equals."""
+    key = _key(place)
+    if key is None:
+        return tap
+    order = round_to(key, "bf16").argsort(dim=1, descending=True, stable=True)
+    return Tap(order[:, : tap.value.shape[1]])
 
 
 HYPOTHESES = (
@@ -103,6 +118,12 @@ HYPOTHESES = (
         "search_from_zero",
         "the search for the largest key starts from 0 at expert 0",
         alter={"ids": _from_zero},
+        ops=_OPS,
+    ),
+    Hypothesis(
+        "keys_in_bf16",
+        "experts are chosen by keys rounded to bf16",
+        alter={"ids": _by_coarse_keys},
         ops=_OPS,
     ),
     _hypothesis(
