@@ -42,8 +42,8 @@ _MODES: dict[str, tuple[str, str]] = {
     "fp8_block_128": ("use_deepseek_fp8_block_scale", "fp8_group_128"),
 }
 _ACTIVATIONS = {
-    "silu": "Silu", "gelu_erf": "Gelu", "geglu_erf": "Geglu", "geglu_tanh": "GegluTanh",
-    "relu2": "Relu2", "identity": "Identity",
+    "swiglu": "Swiglu", "geglu_erf": "Geglu", "geglu_tanh": "GegluTanh",
+    "silu": "Silu", "gelu_erf": "Gelu", "relu2": "Relu2", "identity": "Identity",
 }  # fmt: skip
 
 
@@ -58,11 +58,15 @@ def prepare(params: Params, layer: Layer) -> dict[str, Any]:
         bias = arrange(bias, "up_gate", -1)
     up, up_scales = _stored(params.gate_up, flag, up_first=activation.gated)
     down, down_scales = _stored(params.down, flag)
+    constants = _constants(params, activation, up)
+    kind = _ACTIVATIONS[activation.kind]
+    if constants:
+        kind = "SwigluStep" if activation.clamp == "after" else "SwigluBias"
     found = {
         "fc1_expert_weights": up, "fc2_expert_weights": down,
         "quant_scales": [*up_scales, *down_scales],
         "fc1_expert_biases": bias, "fc2_expert_biases": params.down_bias,
-        "activation_type": _named(activation), **_constants(params, activation, up),
+        "activation_type": kind, **constants,
     }  # fmt: skip
     return {**found, flag: True} if flag else found
 
@@ -107,18 +111,13 @@ def _stored(
     return codes, [scales[..., 0]]
 
 
-def _named(activation: Activation) -> str:
-    """The member of ActivationType, by its name."""
-    if activation.kind != "swiglu":
-        return _ACTIVATIONS[activation.kind]
-    return "SwigluStep" if activation.clamp == "after" else "Swiglu"
-
-
 def _constants(
     params: Params, activation: Activation, weight: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """alpha, beta and limit of each expert; where there is no limit it is Inf."""
-    if activation.kind != "swiglu":
+    """alpha, beta and limit of each expert, if any does anything; no limit is Inf."""
+    neutral = (activation.alpha, activation.beta, activation.limit or 0.0) == (1, 0, 0)
+    own = any(c is not None for c in (params.alpha, params.beta, params.limit))
+    if activation.kind != "swiglu" or (neutral and not own):
         return {}
     every = torch.ones(len(weight), device=weight.device)
     alpha = every * activation.alpha if params.alpha is None else params.alpha
