@@ -1,8 +1,8 @@
 """torchao's quantisers as a port: MXFP4, MXFP6 and MXFP8 under every rule, NVFP4.
 
-Codes come back one to a byte, scales as bytes. On two kinds of input torchao leaves the
-format, and the port refuses them by name: `tests/peers/test_torchao_port.py` holds what
-it does there.
+Codes come back one to a byte, scales as bytes. Where torchao leaves the format on some
+kind of input (zeros under a global scale, infinity), the port refuses that by name:
+`tests/peers/test_torchao_port.py` holds what it does there.
 """
 
 from __future__ import annotations
@@ -36,18 +36,25 @@ def supports(case: Any) -> bool | str:
         reason = f"H={case.layer.hidden}; torchao needs a multiple of {width}"
     if reason is None and case.op == "dequantize" and format.global_scale:
         reason = "torchao multiplies both scales in fp32 first, which rounds twice"
+    if reason is None and format.scale == "e4m3" and case.T == 0:
+        reason = "T=0; torchao's NVFP4 cannot reshape a tensor without rows"
     return reason or True
 
 
 def quantize(x: torch.Tensor, format: BlockFormat) -> tuple[torch.Tensor, ...]:
     """Codes and scales of x [..., K], and the global scale where the format has one.
 
-    Raises ValueError for formats that torchao lacks, for an MX block so small that its
-    scale byte is 0, and for an all-zero tensor under a global scale.
+    Raises ValueError for formats that torchao lacks, for infinities (an MX block of
+    which gets a finite scale), and for an all-zero tensor under a global scale.
     """
     reason = _unsupported(format)
     if reason is not None:
         raise ValueError(f"torchao does not support {format.name}: {reason}")
+    if format.scale != "e4m3" and bool(x.isinf().any()):
+        raise ValueError(
+            "torchao gives a block with an infinity the scale of 2^128, where the "
+            "format makes it NaN; give finite numbers and NaN"
+        )
     return _nvfp4(x, format) if format.scale == "e4m3" else _mx(x, format)
 
 

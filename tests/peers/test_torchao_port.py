@@ -96,6 +96,14 @@ def test_quantize_refuses_zero_tensor_under_global_scale() -> None:
         torchao.quantize(torch.zeros(2, 32), preset("nvfp4:torchao"))
 
 
+def test_quantize_refuses_infinity() -> None:
+    """torchao saturates it: vector `mxfp4-torchao_floor-infinity`."""
+    x = torch.ones(2, 32)
+    x[1, 3] = -torch.inf
+    with pytest.raises(ValueError, match=r"infinity the scale of 2\^128, where the"):
+        torchao.quantize(x, preset("mxfp4:torchao_floor"))
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -123,6 +131,8 @@ def test_supports_names_a_width_that_leaves_a_short_block() -> None:
     assert torchao.supports(case) == "H=40; torchao needs a multiple of 32"
     layer.hidden = 64
     assert torchao.supports(case) is True
+    empty = SimpleNamespace(op="quantize", format="nvfp4:torchao", layer=layer, T=0)
+    assert "cannot reshape a tensor without rows" in str(torchao.supports(empty))
 
 
 def test_port_loads_by_name() -> None:

@@ -49,7 +49,8 @@ def _run_gfloat(vector):
 
 def _run_torchao(vector):
     family, _, recipe = vector.arguments["format"].partition(":")
-    rule = "RCEIL" if recipe == "cublas_te" else recipe.upper()
+    recipe = recipe.removeprefix("torchao_").upper()
+    rule = "RCEIL" if recipe == "CUBLAS_TE" else recipe
     element = torch.float8_e4m3fn if "8" in family else torch.float4_e2m1fn_x2
     scales, codes = to_mx(
         vector.inputs["x"][None], element, 32, ScaleCalculationMode[rule]
