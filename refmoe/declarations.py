@@ -57,7 +57,7 @@ def others(op: str, layer: Layer, declared: Numerics) -> dict[str, Numerics]:
             found[text] = numerics
 
     add("numerics.but(subnormals='flush')", declared.but(subnormals="flush"))
-    for rule in ("any", "highest"):
+    for rule in ("highest", "any"):
         add(f"numerics.but(ties={rule!r})", declared.but(ties=rule))
     half = layer.dtype if layer.dtype in ("bf16", "fp16") else "bf16"
     for point in _POINTS:

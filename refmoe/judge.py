@@ -86,7 +86,10 @@ def judge(
             detail = f"as {name} computes in the declared arithmetic"
             return replace(found, verdict=replace(found.verdict, detail=detail))
     fitting = tuple(proofs)
-    verdict = replace(found.verdict, kind=Kind.UNDECLARED, detail=f"fits {fitting[0]}")
+    said = f"; {found.verdict.detail}" if found.verdict.detail else ""
+    verdict = replace(
+        found.verdict, kind=Kind.UNDECLARED, detail=f"fits {fitting[0]}{said}"
+    )
     return replace(found, verdict=verdict, fitting=fitting, proofs=proofs)
 
 

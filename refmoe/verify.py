@@ -165,7 +165,9 @@ class Verifier:
         names = list(self.open[record.key])
         if not names:
             return unexplained(record)
-        verdict = replace(record.judgement.verdict, detail=f"fits {names[0]}")
+        verdict = record.judgement.verdict
+        _, mark, said = verdict.detail.partition("; ")
+        verdict = replace(verdict, detail=f"fits {names[0]}{mark}{said}")
         return replace(record, judgement=replace(record.judgement, verdict=verdict))
 
     def _again(self, trial: Trial) -> tuple[Problem, Outcome]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Findings shown for one port and op; the certificate holds all of them.
 SHOWN = 3
+#: Reasons shown for what a port did not run.
+REASONS = 3
 #: Seconds between lines of progress where there is no terminal.
 _QUIET = 30.0
 _COLOURS = {
@@ -110,6 +112,7 @@ def table(console: Console, records: Sequence[Record]) -> None:
         if ran:
             console.print(grid)
         _absent(console, lines_)
+        _reasons(console, [record for record in own if not record.kind.executed])
 
 
 def _absent(console: Console, found: Sequence[Row]) -> None:
@@ -127,6 +130,21 @@ def _absent(console: Console, found: Sequence[Row]) -> None:
     if words:
         text = "; ".join(f"{op} {', '.join(of)}" for op, of in words.items())
         console.print(f"never ran: {text}", style="dim", highlight=False)
+
+
+def _reasons(console: Console, idle: Sequence[Record]) -> None:
+    """Why cases did not run, the commonest reasons first."""
+    words: Counter[str] = Counter()
+    for record in idle:
+        if record.log:
+            words[f"{record.kind.lower()}: {record.log.splitlines()[0]}"] += 1
+    for text, count in words.most_common(REASONS):
+        console.print(
+            f"  {count} {text}", style="dim", markup=False, highlight=False,
+            soft_wrap=True,
+        )  # fmt: skip
+    if len(words) > REASONS:
+        console.print(f"  ... and {len(words) - REASONS} reasons more", style="dim")
 
 
 def _count(number: int) -> str:

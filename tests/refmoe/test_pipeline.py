@@ -353,8 +353,8 @@ def test_pipeline_ties_go_to_the_lowest_index_unless_declared(
     found = judged(port)
     assert found.verdict.kind is Kind.UNDECLARED
     assert found.fitting[:2] == (
-        "numerics.but(ties='any')",
         "numerics.but(ties='highest')",
+        "numerics.but(ties='any')",
     )
     port.numerics = port.numerics.but(ties="highest")
     assert judged(port).verdict.kind in (Kind.BIT_EQUAL, Kind.WITHIN)

@@ -195,6 +195,15 @@ def test_table_tells_subjects_that_never_ran_from_inputs_that_did_not() -> None:
     assert "never ran: moe: y; moe of b\n" in printed(terminal.table, found)
 
 
+def test_table_says_why_nothing_ran() -> None:
+    """Catches a port that refuses every case, and a report that keeps why to itself."""
+    said = "ValueError: only sm_90\nmore"
+    refused = Judgement(Verdict(Kind.REFUSED, detail=said))
+    cell = Cell("moe", "m", "exact")
+    found = [Record("p", cell, CASE, (), refused, 0.1, log=said)] * 3
+    assert "\n  3 refused: ValueError: only sm_90\n" in printed(terminal.table, found)
+
+
 KNOWN = Entry("why, https://x.org/1", {"regime": "exact"}, (Kind.WRONG,), "k.toml:1")
 
 
