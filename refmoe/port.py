@@ -14,7 +14,7 @@ from oracle.layouts import get
 from oracle.numerics import PRESETS, Numerics
 from oracle.spec import Layer
 from refmoe.case import Case
-from refmoe.protocol import OPS, suggestion
+from refmoe.protocol import FUNCTIONS, OPS, suggestion
 from refmoe.supports import Supports
 
 #: Every attribute of a port beside its ops, with what it holds.
@@ -29,8 +29,9 @@ ATTRIBUTES: dict[str, str] = {
     "a str that says why not",
     "workspace": "function (case): scratch memory",
     "tactics": "function (case) -> tactics; each is judged, passed as `tactic=`",
-    "layouts": "mapping: results by name and arguments by path (params.down.scales) to "
-    "names of oracle.layouts: how they lie, other than the protocol says",
+    "layouts": "mapping: results by name and arguments by path (params.down.scales), "
+    "behind the name of an op where only its own are meant (quantize.scales), to names "
+    "of oracle.layouts: how they lie, other than the protocol says",
     "taps": "tuple of tap names that the ops put into the dict `taps=`, each as the "
     "next stage reads it",
     "stable": "bool: rows of one expert keep the order of their slots",
@@ -182,7 +183,8 @@ def check_layouts(name: str, value: Any) -> None:
         field.name for op in OPS.values() for field in (*op.arguments, *op.results)
     }
     for place, layout in value.items():
-        if str(place).partition(".")[0] not in known:
+        op, _, rest = str(place).partition(".")
+        if (rest if op in FUNCTIONS else op).partition(".")[0] not in known:
             raise ValueError(
                 f"port {name!r}: layouts names {place!r}, which no op takes or "
                 f"returns; {suggestion(str(place), sorted(known))}"

@@ -12,7 +12,13 @@ import torch
 
 from oracle.params import Blocks
 from oracle.trace import TAPS
-from refmoe.arrangement import arranged_problem, expected_as, objection, restored
+from refmoe.arrangement import (
+    arranged_problem,
+    expected_as,
+    layouts_of,
+    objection,
+    restored,
+)
 from refmoe.case import Case
 from refmoe.graph import replayed
 from refmoe.guard import Guards, Launch
@@ -55,7 +61,7 @@ def run(
         scratch = _workspace(port, function, case)
     except (Exception, SystemExit) as error:
         return _failed(error)
-    layouts = port.get("layouts", {})
+    layouts = layouts_of(port.get("layouts", {}), problem)
     reason = objection(layouts, problem, want)
     if reason:
         return Outcome("unsupported", log=reason)

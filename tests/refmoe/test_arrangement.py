@@ -91,6 +91,47 @@ def test_layouts_of_params_reach_prepare_too() -> None:
     assert kind(Swapped(), MOE).failed
 
 
+class ByExpert(Tiled):
+    """Scales of grouped rows in tiles of each expert's own."""
+
+    def __init__(self, *, wrong: bool = False, **layouts: str) -> None:
+        super().__init__(**layouts)
+        self.wrong = wrong
+
+    def grouped_quantize(self, x: Any, offsets: Any, format: Any) -> Any:
+        found, used = plain().grouped_quantize(x, offsets, format), int(offsets[-1])
+        tiles = get("scales_128x4_grouped").forward(found.scales[:used], offsets)
+        return found.codes, tiles.roll(1) if self.wrong else tiles
+
+
+GROUPED = "grouped_quantize T=40 H=96 E=3 k=2 format=mxfp8_e4m3"
+
+
+@pytest.mark.parametrize("words", ["", "slots=tail", "slots=some seed=4", "seed=2"])
+def test_layouts_of_grouped_rows_go_by_expert(words: str) -> None:
+    """Catches a layout that wants offsets and is called without."""
+    own, case = "scales_128x4_grouped", parse(f"{GROUPED} {words}")
+    assert kind(ByExpert(scales=own), case) is Kind.BIT_EQUAL
+    assert kind(ByExpert(scales=own, wrong=True), case) is Kind.WRONG
+    assert kind(ByExpert(scales="scales_128x4"), case) is Kind.WRONG
+
+
+def test_layouts_of_one_op_are_no_other_ops() -> None:
+    """Catches a port whose two quantisers lay their scales out unlike."""
+    both = {
+        "codes": "nibbles_low_first", "quantize.scales": "scales_128x4",
+        "grouped_quantize.codes": "gate_up",
+        "grouped_quantize.scales": "scales_128x4_grouped",
+    }  # fmt: skip
+    port = ByExpert(**both)
+    assert kind(port, QUANTIZE) is Kind.BIT_EQUAL
+    assert kind(port, parse(GROUPED)) is Kind.BIT_EQUAL
+    port.layouts = {"codes": "nibbles_low_first", "scales": "scales_128x4_grouped"}
+    record = Verifier().check(port_of(port), QUANTIZE)
+    assert record.kind is Kind.UNSUPPORTED
+    assert "scales of quantize has no experts, by which its layout" in record.log
+
+
 def test_layouts_that_do_not_fit_the_sizes_are_unsupported() -> None:
     port = Tiled()
     port.layouts = {"blocks.codes": "sm90_fp4"}
@@ -105,6 +146,7 @@ def test_layouts_that_do_not_fit_the_sizes_are_unsupported() -> None:
         ("scales_128x4", TypeError, "give a mapping of names to layouts"),
         ({"scale": "scales_128x4"}, ValueError, "did you mean 'scales'"),
         ({"scales": "scales_128x5"}, ValueError, "did you mean scales_128x4"),
+        ({"quantize.scale": "scales_128x4"}, ValueError, "layouts names 'quantize."),
     ],
 )
 def test_layouts_are_checked_when_a_port_is_loaded(
