@@ -19,6 +19,7 @@ _OPS = ("route", "experts", "moe", "omni_experts")
 _OWNED = ("gate_up", "down", "gate_up_bias", "down_bias", "alpha", "beta", "limit")
 #: A logit, and a bias, that no expert is chosen with.
 _NEVER = -8192.0
+_LOCAL = "numbers say which experts a rank has"
 #: More experts than 8 bits can number, where a layer stays below so many elements.
 _MANY, _LARGEST = 288, 1 << 23
 
@@ -123,10 +124,14 @@ def _params(params: Params, source: torch.Tensor, columns: Any, ids: Any) -> Par
 
 
 def _one_expert(case: Case, port: Port) -> str | None:
-    return "one expert has one number" if case.layer.experts < 2 else None
+    if case.layer.experts < 2:
+        return "one expert has one number"
+    return _LOCAL if case.local else None
 
 
 def _groups_of_one(case: Case, port: Port) -> str | None:
+    if case.local:
+        return _LOCAL
     layer = case.layer
     alone = layer.experts == layer.routing.groups > 1
     if alone and layer.routing.group_score == "top2":

@@ -29,9 +29,10 @@ def _split(problem: Problem, port: Port) -> Steps:
     middle = 1 + (rows - 1) // 2
     parts = [
         (f"rows {start} to {stop - 1}", torch.arange(start, stop))
-        for start, stop in ((0, 1), (1, middle), (middle, rows))
+        for start, stop in ((0, min(1, rows)), (1, middle), (middle, rows))
         if start < stop
     ]
+    parts = parts or [("no rows", torch.arange(0))]
     launches = [Launch(name, taken(problem, part)) for name, part in parts]
     whole = Launch("all rows", problem)
     yield from each(*launches, whole)

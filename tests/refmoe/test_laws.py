@@ -247,6 +247,13 @@ def test_laws_failing_launch_decides() -> None:
     assert judgement.verdict.detail.startswith("rows 0 to 0: NotImplementedError: one")
 
 
+def test_laws_of_a_batch_take_one_without_rows() -> None:
+    """Catches a first row that is taken from none."""
+    line = "activate T=2 I=8 E=2 k=1 load=high slots=some seed=247080 law=batch"
+    record = Verifier().check(port_of(Plain(), "plain"), parse(line))
+    assert not record.kind.failed
+
+
 @pytest.mark.parametrize(
     ("law", "line", "reason"),
     [
@@ -256,6 +263,8 @@ def test_laws_failing_launch_decides() -> None:
             MOE.replace("regime", "activations=nvfp4 regime"),
             "rows share scales in nvfp4",
         ),
+        ("expert_numbers", MOE + " local=1/2", "which experts a rank has"),
+        ("more_experts", MOE + " local=1/2", "which experts a rank has"),
         ("tactics", MOE, "there is one tactic of moe"),
         ("replay", MOE.replace("T=9", "T=0"), "without rows nothing is computed"),
         ("captured", MOE, "the port does not declare graph_safe"),
