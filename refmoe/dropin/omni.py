@@ -11,6 +11,7 @@ import torch
 
 from oracle.numerics import Numerics
 from oracle.spec import Layer
+from refmoe.dropin.callers import check_axes
 from refmoe.kernels.launchers import omni
 from refmoe.kernels.launchers.formats import TYPES
 from refmoe.kernels.port import numerics
@@ -68,9 +69,15 @@ def triton_omni_router_func(
 
     Shapes: router_logits: [T, n], n = num_expert_sqrt -> [T, k], i32[T, k]
 
-    Raises ValueError where the logits are not n wide.
+    Raises ValueError where the logits are not n wide, TypeError for another type.
     """
     for name, logits in (("x", router_logits_x), ("y", router_logits_y)):
+        check_axes("triton_omni_router_func", 2, **{f"router_logits_{name}": logits})
+        if logits.dtype not in TYPES:
+            raise TypeError(
+                f"triton_omni_router_func: router_logits_{name} is {logits.dtype}; "
+                f"convert it to one of {', '.join(map(str, TYPES))}"
+            )
         if logits.shape[-1] != num_expert_sqrt:
             raise ValueError(
                 f"triton_omni_router_func: router_logits_{name} has "

@@ -106,7 +106,7 @@ def test_cutlass_fused_moe_has_the_signature_it_stands_in_for() -> None:
         ({"quant_scales": [torch.ones(1)] * 4}, ValueError,
          "weights of input's type takes 0 quant_scales; there are 4"),
         ({"use_w4_group_scaling": True}, NotImplementedError,
-         "use_w4_group_scaling must be torch.uint8"),
+         "use_w4_group_scaling needs torch.uint8"),
         ({**_codes(torch.uint8), "use_w4_group_scaling": True}, ValueError,
          "use_w4_group_scaling takes 2 quant_scales; there are 0"),
         ({**_codes(torch.uint8), "use_w4_group_scaling": True,
@@ -123,6 +123,10 @@ def test_cutlass_fused_moe_has_the_signature_it_stands_in_for() -> None:
         ({"output_dtype": torch.float64}, TypeError, "output_dtype=torch.float64 has"),
         ({"output": torch.empty(TOKENS, HIDDEN)}, ValueError,
          r"output is torch.float32 \(7, 64\); give torch.bfloat16 \(7, 64\)"),
+        ({"input": torch.zeros(HIDDEN).bfloat16()}, ValueError,
+         r"input has shape \(64,\); give 2 axes"),
+        ({"swiglu_alpha": 1.702}, TypeError,
+         "swiglu_alpha is a float; give a torch.Tensor"),
         ({"tp_rank": 2, "tp_size": 2}, ValueError, r"tp_rank=2 must lie in 0..tp_size"),
         ({"ep_rank": -1}, ValueError, r"ep_rank=-1 must lie in 0..ep_size - 1 = 0"),
         ({"activation_type": "Geglu", "swiglu_alpha": torch.ones(EXPERTS)}, ValueError,
@@ -173,6 +177,10 @@ def test_triton_omni_router_gives_ids_no_gradient(emulated: None) -> None:
     assert int(x.grad.sum()) == 5 * 6
     with pytest.raises(ValueError, match="num_expert_sqrt=9 needs that many"):
         triton_omni_router_func(x, y, 9, 6)
+    with pytest.raises(TypeError, match=r"logits_x is torch.int32; convert it to one"):
+        triton_omni_router_func(x.int(), y, 8, 6)
+    with pytest.raises(ValueError, match=r"logits_y has shape \(8,\); give 2 axes"):
+        triton_omni_router_func(x, y[0], 8, 6)
 
 
 def test_sglang_quantises_into_the_regions_it_is_told(emulated: None) -> None:

@@ -10,6 +10,7 @@ import torch
 from oracle.blocks import preset
 from oracle.params import Blocks, Params
 from oracle.spec import Activation, BlockFormat, Layer
+from refmoe.dropin.callers import check_axes
 from refmoe.kernels.launchers.experts import experts
 from refmoe.kernels.launchers.formats import TYPES
 from refmoe.kernels.launchers.operands import Matrix, Packed
@@ -105,17 +106,21 @@ def cutlass_fused_moe(
                 f"cutlass_fused_moe: {name}={given!r} has no kernel here; leave it at "
                 f"{default!r}"
             )
+    check_axes(
+        "cutlass_fused_moe", 2, input=input, token_final_scales=token_final_scales,
+        token_selected_experts=token_selected_experts,
+    )  # fmt: skip
     _check_rank("tp", tp_rank, tp_size)
     _check_rank("ep", ep_rank, ep_size)
     activation = _activation(activation_type)
     constants = {"alpha": swiglu_alpha, "beta": swiglu_beta, "limit": swiglu_limit}
-    if activation.kind != "swiglu":
-        for name, tensor in constants.items():
-            if tensor is not None:
-                raise ValueError(
-                    f"cutlass_fused_moe: activation_type={activation_type} has no "
-                    f"{name}; leave swiglu_{name} out, or take a Swiglu"
-                )
+    for name, tensor in constants.items():
+        check_axes("cutlass_fused_moe", 1, **{f"swiglu_{name}": tensor})
+        if activation.kind != "swiglu" and tensor is not None:
+            raise ValueError(
+                f"cutlass_fused_moe: activation_type={activation_type} has no {name}; "
+                f"leave swiglu_{name} out, or take a Swiglu"
+            )
     if output_dtype not in TYPES:
         raise TypeError(
             f"cutlass_fused_moe: output_dtype={output_dtype} has no kernel here; take "
@@ -209,7 +214,7 @@ def _weights(
     if {up.dtype, down.dtype} != {stored}:
         raise NotImplementedError(
             f"cutlass_fused_moe: fc1 of {up.dtype} and fc2 of {down.dtype} have no "
-            f"kernel here beside input of {dtype}; {mode} must be {stored}"
+            f"kernel here beside input of {dtype}; {mode} needs {stored}"
         )
     if len(scales) != (0 if make is None else 2):
         raise ValueError(
