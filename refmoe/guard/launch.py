@@ -78,10 +78,11 @@ class Launch:
 
     @property
     def outline(self) -> list[tuple[object, ...]]:
-        """Which tensors lie where."""
+        """Which tensors lie where, of which type."""
         return [
-            (place.name, place.start, place.like.shape, place.like.stride())
+            (place.name, place.start, like.dtype, like.shape, like.stride())
             for place in self.places
+            for like in [place.like]
         ]
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from oracle.spec import BlockFormat
+from oracle.spec import BlockFormat, Layer
 from refmoe.case import Case
 from refmoe.laws.relation import Agreement, Launch, Law, Side, Steps, each
 from refmoe.laws.rows import formats
@@ -78,9 +78,10 @@ def _stages(problem: Problem, ids: torch.Tensor, weights: torch.Tensor) -> Any:
     )
     x = hidden.outputs["intermediate"]
     # The layer whose GEMM1 has the shape of this GEMM2.
+    wide = layer.hidden // _halves(layer)
     turned = problem.but(
-        layer=layer.resized(hidden=layer.intermediate, intermediate=layer.hidden // 2),
-        case=problem.case.but(H=layer.intermediate, I=layer.hidden // 2),
+        layer=layer.resized(hidden=layer.intermediate, intermediate=wide),
+        case=problem.case.but(H=layer.intermediate, I=wide),
     )
     second: Outcome = yield Launch(
         "GEMM2",
@@ -92,6 +93,11 @@ def _stages(problem: Problem, ids: torch.Tensor, weights: torch.Tensor) -> Any:
     )
     yield last
     return last
+
+
+def _halves(layer: Layer) -> int:
+    """Into how many parts the activation takes its rows."""
+    return 2 if layer.activation.gated else 1
 
 
 def _as(problem: Problem, op: str, names: Sequence[str], **inputs: Any) -> Problem:
@@ -122,7 +128,7 @@ def _no_stages(case: Case, port: Port) -> str | None:
         layer.weight_on != "output",
         layer.routing.zero_experts,
         layer.routing.scale_on == "sum",
-        layer.hidden % 2,
+        layer.hidden % _halves(layer),
     )
     return "no op does what this layer has between the stages" if any(between) else None
 
