@@ -16,6 +16,7 @@ from refmoe.identify.contest import Contest
 from refmoe.identify.identified import Evidence
 from refmoe.identify.laboratory import Laboratory
 from refmoe.identify.router import Router, router
+from refmoe.supports import Supports
 
 _SIGMOID: dict[str, Value] = {"routing.score": "sigmoid", "routing.renormalize": "none"}
 _EPSILON: dict[str, Value] = {
@@ -23,6 +24,13 @@ _EPSILON: dict[str, Value] = {
     "routing.epsilon": 1e-20,
 }  # fmt: skip
 Measure = Callable[[Router, Numerics | None], Evidence]
+
+
+def _bound(lab: Laboratory) -> str:
+    """The models whose formulas the port has and no others; empty if any will do."""
+    supports = lab.box.port.get("supports")
+    models = supports.models if isinstance(supports, Supports) else None
+    return ", ".join(models or ())
 
 
 def routing(lab: Laboratory) -> None:
@@ -42,13 +50,17 @@ def routing(lab: Laboratory) -> None:
         lab.leave_open(("exp", "sigmoid", "renormalize", "epsilon"), reason)
         return
 
+    bound = _bound(lab)
+
     def measured(changes: dict[str, Value], measure: Measure) -> Iterator[Evidence]:
+        if changes and bound:
+            raise Silent(f"the port supports no layer but {bound}")
         own = router(lab.box, changes) if changes else found[0]
         yield measure(own, lab.declared(own.layer))
 
     def divided() -> Iterator[Evidence]:
         own = found[0]
-        if own.routing.score == "softmax":
+        if own.routing.score == "softmax" and not bound:
             try:
                 own = router(lab.box, _EPSILON)
             except Silent:

@@ -138,6 +138,24 @@ def test_identify_says_why_a_field_stays_open() -> None:
     assert {item.field for item in found.evidence} == {"stable"}
 
 
+def test_identify_asks_a_port_of_one_model_for_no_other_formula() -> None:
+    """Catches a renormalisation called false that the port never declared."""
+
+    def route(logits: Any, params: Any, layer: Layer) -> Any:
+        scores = torch.softmax(logits.float(), 1)
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        ids = order[:, : layer.top_k]
+        weights = scores.gather(1, ids)
+        return ids, weights / weights.sum(1, keepdim=True)
+
+    supports = {"models": ("mixtral-8x7b",)}
+    named = {"route": route, "device": "cpu", "numerics": "ieee", "supports": supports}
+    found = identify(port_of(named))
+    assert not found.contradictions
+    reasons = {item.field: item.reason for item in found.open}
+    assert reasons["sigmoid"] == "the port supports no layer but mixtral-8x7b"
+
+
 def test_identify_undeclared_port_gets_numerics_to_paste() -> None:
     port = HONEST["bf16_combine"].port()
     ops = {op: getattr(port, op) for op in ("experts", "route")}
