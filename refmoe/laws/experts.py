@@ -126,6 +126,8 @@ def _params(params: Params, source: torch.Tensor, columns: Any, ids: Any) -> Par
 def _one_expert(case: Case, port: Port) -> str | None:
     if case.layer.experts < 2:
         return "one expert has one number"
+    if case.layer.routing.method == "sparsemixer" and case.op != "experts":
+        return "of two equals the sparse mixer weighs the one taken first otherwise"
     return _LOCAL if case.local else None
 
 

@@ -120,6 +120,10 @@ ONCE_AN_ALARM = {
         "experts model=deepseek-v3 T=3 H=1 I=3 E=16 k=2 "
         "activations=fp8_group_128 regime=subnormal shared.intermediate=3 seed=5",
     ),
+    "a router in bf16 adds product keys in bf16": (
+        "bf16_router",
+        "omni_route T=3 E=16 k=3 regime=rounding seed=508691",
+    ),
     "x times its weight is a weighted row": (
         "preset_hf_gpt_oss_bf16",
         "moe T=3 H=32 I=32 E=4 k=1 dtype=fp32 activations=mxint8 regime=large "

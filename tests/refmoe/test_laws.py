@@ -273,6 +273,11 @@ def test_laws_hold_at_the_edges_of_their_launches(line: str) -> None:
             "rows share scales in nvfp4",
         ),
         ("expert_numbers", MOE + " local=1/2", "which experts a rank has"),
+        (
+            "expert_numbers",
+            "route T=8 E=8 k=2 regime=exact load=high routing.method=sparsemixer",
+            "weighs the one taken first",
+        ),
         ("more_experts", MOE + " local=1/2", "which experts a rank has"),
         ("tactics", MOE, "there is one tactic of moe"),
         ("replay", MOE.replace("T=9", "T=0"), "without rows nothing is computed"),

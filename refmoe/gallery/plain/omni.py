@@ -24,8 +24,11 @@ class Omni(Arithmetic):
         return sums.gather(1, ids).to(logits_x.dtype), ids
 
     def sums(self, logits_x: Tensor, logits_y: Tensor) -> Tensor:
-        """All sums [T, n n], in float32."""
-        return (logits_x.float()[:, :, None] + logits_y.float()[:, None, :]).flatten(1)
+        """All sums [T, n n], in float32, or in the logits' type if the router has it."""
+        sums = logits_x.float()[:, :, None] + logits_y.float()[:, None, :]
+        if TYPES.get(self.numerics.router) == logits_x.dtype:
+            sums = sums.to(logits_x.dtype)
+        return sums.flatten(1).float()
 
     def omni_route_backward(
         self, d_scores: Tensor, ids: Tensor, n: int
