@@ -24,7 +24,7 @@ class Omni(Arithmetic):
         return sums.gather(1, ids).to(logits_x.dtype), ids
 
     def sums(self, logits_x: Tensor, logits_y: Tensor) -> Tensor:
-        """All sums [T, n n], in float32, or in the logits' type if the router has it."""
+        """All sums [T, n n], in float32, or the logits' type if that is declared."""
         sums = logits_x.float()[:, :, None] + logits_y.float()[:, None, :]
         if TYPES.get(self.numerics.router) == logits_x.dtype:
             sums = sums.to(logits_x.dtype)
