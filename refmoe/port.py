@@ -87,6 +87,12 @@ class Port:
             return "cuda" if torch.cuda.is_available() else "cpu"
         return str(declared)
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models whose formulas the port has and no others; empty: any layer."""
+        supports = self.get("supports")
+        return tuple(getattr(supports, "models", None) or ())
+
     def check_device(self) -> None:
         """Raise ValueError where the port's device is a GPU and torch sees none."""
         if self.device.startswith("cuda") and not torch.cuda.is_available():

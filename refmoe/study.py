@@ -63,19 +63,22 @@ def _study(
 ) -> Study:
     """A smaller case that fails alike, and what explains it and its like."""
     start, verdict = time.monotonic(), record.judgement.verdict
+    case = parse(record.case, largest=None)
     # What no other arithmetic explained is not tried under all of them again.
     own = Verifier(runner=verifier.runner, open=dict(verifier.open))
 
-    def fails(case: Case) -> bool:
+    def fails(smaller: Case) -> bool:
+        if port.models and smaller.model is None and case.model is not None:
+            # Another layer, on which the port is wrong for another reason.
+            return False
         try:
-            own.problem(case.but(law=None))
+            own.problem(smaller.but(law=None))
         except ValueError:
             return False
-        other = own.check(port, case).judgement.verdict
+        other = own.check(port, smaller).judgement.verdict
         return (other.kind, other.tap) == (verdict.kind, verdict.tap)
 
     runs = _RUNS_OF_A_HANG if verdict.kind is Kind.HUNG else _RUNS
-    case = parse(record.case, largest=None)
     small = shrink(case, fails, runs=runs, seconds=seconds / 2)
     # What is shown is the smaller case, and so are its pictures.
     own.album = Album(0 if record.exhibit is None else 1)

@@ -85,6 +85,8 @@ def score(
             picture.check(plot)
         if show and json is None:
             raise ValueError("--show needs --json FILE")
+        if show and json is not None and not json.exists():
+            raise ValueError(f"--show: there is no file {json}")
         found = document.Score() if json is None else document.read(json)
         if cuda is not None:
             joined(cuda)

@@ -16,7 +16,6 @@ from refmoe.identify.contest import Contest
 from refmoe.identify.identified import Evidence
 from refmoe.identify.laboratory import Laboratory
 from refmoe.identify.router import Router, router
-from refmoe.supports import Supports
 
 _SIGMOID: dict[str, Value] = {"routing.score": "sigmoid", "routing.renormalize": "none"}
 _EPSILON: dict[str, Value] = {
@@ -24,13 +23,6 @@ _EPSILON: dict[str, Value] = {
     "routing.epsilon": 1e-20,
 }  # fmt: skip
 Measure = Callable[[Router, Numerics | None], Evidence]
-
-
-def _bound(lab: Laboratory) -> str:
-    """The models whose formulas the port has and no others; empty if any will do."""
-    supports = lab.box.port.get("supports")
-    models = supports.models if isinstance(supports, Supports) else None
-    return ", ".join(models or ())
 
 
 def routing(lab: Laboratory) -> None:
@@ -50,7 +42,7 @@ def routing(lab: Laboratory) -> None:
         lab.leave_open(("exp", "sigmoid", "renormalize", "epsilon"), reason)
         return
 
-    bound = _bound(lab)
+    bound = ", ".join(lab.box.port.models)
 
     def measured(changes: dict[str, Value], measure: Measure) -> Iterator[Evidence]:
         if changes and bound:

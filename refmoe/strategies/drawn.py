@@ -104,8 +104,10 @@ class _Draws:
             case = case.but(format=form)
         if not OPS[op].layered:
             return case
+        # A port that names its models has the formulas of no other layer.
+        bare = () if getattr(self.supports, "models", None) else (None,)
         words: dict[str, Value] = {
-            "model": self._one(draw, "model", (None, *self.models), "models"),
+            "model": self._one(draw, "model", (*bare, *self.models), "models"),
             "dtype": self._one(draw, "dtype", (None, "fp16", "fp32"), "dtypes"),
         }
         if OPS[op].weighted:

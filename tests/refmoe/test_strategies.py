@@ -156,6 +156,7 @@ def test_cases_lie_inside_structured_support(data: st.DataObject) -> None:
     port = port_of(named)
     case = data.draw(cases(port, max_elements=1 << 20))
     assert case.op == "experts"
+    assert case.model == "mixtral-8x7b"
     assert port.unsupported(case) is None, case
 
 

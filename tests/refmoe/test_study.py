@@ -85,6 +85,19 @@ def test_study_never_cuts_a_block_in_making_a_case_smaller() -> None:
     assert (smallest.T, smallest.H, smallest.I) == (1, 32, 32)
 
 
+def test_study_keeps_the_model_of_a_port_that_has_no_other() -> None:
+    """Catches a smaller case that is wrong since its layer is no longer the model's."""
+    plain = gallery("no_renormalisation").ops["route"]
+    named = {"route": plain, "device": "cpu", "supports": {"models": ("mixtral-8x7b",)}}
+    port, verifier = port_of(named, "mine"), Verifier()
+    line = "route model=mixtral-8x7b T=3 E=8 k=2 regime=saturated seed=0"
+    record = verifier.check(port, parse(line))
+    (record,) = studied([record], [port], verifier, seconds=20.0)
+    assert record.study is not None
+    smallest = parse(record.study.smallest.case)
+    assert (smallest.T, smallest.model) == (1, "mixtral-8x7b")
+
+
 def test_study_stops_when_its_time_is_up() -> None:
     first = found(gallery("no_clamp"), seconds=0.0)[0]
     assert first.case == first.first_seen == CASES[0]
