@@ -144,7 +144,7 @@ def _reasons(console: Console, idle: Sequence[Record]) -> None:
             soft_wrap=True,
         )  # fmt: skip
     if len(words) > REASONS:
-        console.print(f"  ... and {len(words) - REASONS} reasons more", style="dim")
+        console.print(f"  ... {len(words)} reasons in all", style="dim")
 
 
 def _count(number: int) -> str:
@@ -160,7 +160,8 @@ def show(console: Console, run: Run) -> None:
             _print(console, finding)
     rest = sum(count - SHOWN for count in shown.values() if count > SHOWN)
     if rest:
-        console.print(f"... and {rest} findings more; --json FILE keeps all of them")
+        more = "1 finding" if rest == 1 else f"{rest} findings"
+        console.print(f"... and {more} more; --json FILE keeps all of them")
     aside(console, run)
 
 
