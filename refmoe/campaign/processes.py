@@ -46,14 +46,13 @@ def elsewhere(what: str, function: Callable[..., T], *arguments: Any) -> T:
     try:
         found, error = ours.recv()
     except EOFError:
-        found, error = None, None
-    except BaseException:
-        # Ctrl-C does not wait for an import that hangs.
+        process.join()
+        ended = f"{what} ended its process with status {process.exitcode}"
+        raise ImportError(ended) from None
+    finally:
+        # It is not waited for: neither an import that hangs, nor a thread that is left.
         process.kill()
-        raise
     process.join()
-    if process.exitcode:
-        raise ImportError(f"{what} ended its process with status {process.exitcode}")
     if error is not None:
         kind, text = error
         if kind not in _USAGE:

@@ -9,6 +9,7 @@ was seen.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -70,13 +71,18 @@ def work(job: Job, stopped: Callable[[], bool]) -> None:
         late = seconds is not None and time.monotonic() - start >= seconds
         return late or stopped() or orphaned()
 
+    status = 0
     try:
         with job.hosting.opened() as (runner, load):
             run(job, load(job.plan.ports), runner, over)
     except (ImportError, OSError) as error:
         # A port that cannot be loaded any more, a full disk: no more to be said.
         print(f"refmoe: stream {job.stream}: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads that a port has started in this process are not waited for.
+    os._exit(status)
 
 
 def run(

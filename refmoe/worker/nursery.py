@@ -211,11 +211,7 @@ def _nursed(control: socket.socket) -> NoReturn:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for name in os.listdir("/proc/self/fd"):
             if int(name) not in (1, 2, control.fileno(), nowhere):
-                try:
-                    os.dup2(nowhere, int(name))
-                except OSError:
-                    # The folder's own.
-                    continue
+                os.dup2(nowhere, int(name), inheritable=name == "0")
         main(control.fileno(), os.environ.get("PYTHONPATH"))
         status = 0
     except BaseException:
