@@ -149,7 +149,9 @@ class Port:
         if supports is None:
             return None
         if isinstance(supports, Supports):
-            return supports.reason(case, _arch_of(self.device))
+            # Without need no GPU is asked, for the sake of processes yet to be forked.
+            arch = _arch_of(self.device) if supports.archs else None
+            return supports.reason(case, arch)
         answer = supports(case)
         if answer is None or answer is True:
             return None

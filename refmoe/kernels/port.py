@@ -30,6 +30,7 @@ from refmoe.kernels.launchers.quantize import quantize
 from refmoe.kernels.launchers.route import route
 from refmoe.kernels.paths import on_arch
 from refmoe.protocol import OPS
+from refmoe.supports import Supports
 
 __all__ = [
     "activate", "activate_quantize", "alignment", "batch_invariant", "combine",
@@ -103,10 +104,8 @@ def forms(layer: Layer) -> tuple[str, ...]:
     return FORMS if form.block[0] == 1 and not form.global_scale else FORMS[:2]
 
 
-def supports(case: Any) -> bool | str:
-    """Whether the kernels take a case: True, or why not."""
-    if case.memory not in ("contiguous", "offset"):
-        return "the kernels read contiguous tensors: pass x.contiguous()"
+def _also(case: Any) -> bool | str:
+    """Whether the kernels take a case of contiguous tensors: True, or why not."""
     if case.op not in ("permute", "dequantize") and case.layer.dtype == "fp64":
         return "the kernels compute in fp32: no float64"
     if case.op == "grouped_quantize":
@@ -115,3 +114,6 @@ def supports(case: Any) -> bool | str:
         if form.block[0] != 1:
             return f"blocks of {form.name} span rows {form.block}"
     return True
+
+
+supports = Supports(memory=("contiguous", "offset"), also=_also)

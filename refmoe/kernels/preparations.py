@@ -47,4 +47,4 @@ def supports(case: Any) -> bool | str:
     if not isinstance(form, BlockFormat) or form.name != "mxfp4":
         name = form if isinstance(form, str) else form.name
         return f"weights={name}; mxfp4 alone is prepared so"
-    return port.supports(case)
+    return port.supports.reason(case) or True
