@@ -31,7 +31,13 @@ def script(
     with usage():
         problem = build(parse(case, largest=None if large else LARGEST))
         if port != "my_port":
-            layer, numerics = load(port).definition(problem.layer)
+            loaded = load(port)
+            if loaded.get("layouts"):
+                raise ValueError(
+                    f"script: port {port!r} declares layouts, which only refmoe can "
+                    "undo; run the case by refmoe repro"
+                )
+            layer, numerics = loaded.definition(problem.layer)
             problem = problem.but(layer=layer, numerics=numerics)
         typer.echo(written(problem, port), nl=False)
 

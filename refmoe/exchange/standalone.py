@@ -128,7 +128,9 @@ def misses(name: str, got: torch.Tensor, want: dict[str, Any]) -> int:
     got = got.view(torch.uint8) if got.dtype.itemsize == 1 else got
     got = got.detach().cpu()
     if not value.is_floating_point():
-        got, value = got.long(), value.view(got.dtype).long()
+        if value.dtype.itemsize == got.dtype.itemsize:
+            value = value.view(got.dtype)
+        got, value = got.long(), value.long()
         low = high = value
         bad = got != value
     else:

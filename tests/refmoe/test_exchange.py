@@ -12,6 +12,7 @@ import torch
 import typer
 from safetensors.torch import load_file, safe_open, save_file
 
+from refmoe.cli import files as commands
 from refmoe.cli.checking import run_check
 from refmoe.exchange import files, scaffold
 from refmoe.exchange.script import script
@@ -33,7 +34,7 @@ def route(logits, params, layer):
     weights, ids = torch.softmax(logits.double(), 1).topk(layer.top_k)
     if layer.routing.renormalize == "sum":
         weights = weights / weights.sum(1, keepdim=True)
-    return ids, weights.float() * FACTOR
+    return ids.int(), weights.float() * FACTOR
 """
 
 
@@ -59,6 +60,7 @@ def test_exchange_script_needs_the_port_and_torch_alone(
     (tmp_path / "repro.py").write_text(script(problem, "stranger"))
     done = ran(tmp_path / "repro.py")
     assert done.returncode == status, done.stderr
+    assert "ids: 0 of 6" in done.stdout
     assert ("weights: 0 of 6" in done.stdout) == (status == 0)
     imports = [
         line
@@ -77,6 +79,22 @@ def test_exchange_script_gives_a_port_of_refmoe_its_classes(tmp_path: Path) -> N
     assert done.returncode == 1, done.stderr
     assert "elements outside" in done.stdout
     assert ran(source, "refmoe.gallery.honest:sequential", folder=ROOT).returncode == 0
+
+
+def test_exchange_script_refuses_layouts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches a file that compares tiles of scales with rows of them."""
+    text = 'layouts = {"scales": "scales_128x4"}\ndef quantize(x, format): ...\n'
+    (tmp_path / "tiled_port.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    line = "quantize T=1 H=32 format=mxfp4"
+    with pytest.raises(typer.Exit) as ended:
+        commands.script(line, "tiled_port")
+    assert ended.value.exit_code == 2
+    assert "declares layouts, which only refmoe can undo" in capsys.readouterr().err
 
 
 def test_exchange_script_refuses_what_is_too_large() -> None:
