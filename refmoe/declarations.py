@@ -56,13 +56,15 @@ def others(op: str, layer: Layer, declared: Numerics) -> dict[str, Numerics]:
             seen.add(key)
             found[text] = numerics
 
-    add("numerics.but(subnormals='flush')", declared.but(subnormals="flush"))
+    # Who declares nothing has no `numerics` to change.
+    but = "Numerics" if declared == Numerics() else "numerics.but"
+    add(f"{but}(subnormals='flush')", declared.but(subnormals="flush"))
     for rule in ("highest", "any"):
-        add(f"numerics.but(ties={rule!r})", declared.but(ties=rule))
+        add(f"{but}(ties={rule!r})", declared.but(ties=rule))
     half = layer.dtype if layer.dtype in ("bf16", "fp16") else "bf16"
     for point in _POINTS:
         for kind in ("fp32", half):
-            add(f"numerics.but({point}={kind!r})", declared.but(**{point: kind}))
+            add(f"{but}({point}={kind!r})", declared.but(**{point: kind}))
     for name, numerics in PRESETS.items():
         add(f"PRESETS[{name!r}]", numerics)
     return found

@@ -44,7 +44,8 @@ def header(console: Console, ports: Sequence[Port], cases: int) -> None:
     """Who is judged, by what they declare."""
     for port in ports:
         console.print(str(about(port)), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{cases} cases", highlight=False)
+    absent = "" if cases else ": no port has an op that is asked for"
+    console.print(f"{cases} cases{absent}", highlight=False)
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from oracle import models
 from oracle.numerics import Numerics
+from refmoe.declarations import others
 from refmoe.evidence import Evidence
 from refmoe.gallery import entries
 from refmoe.judge import Judgement
@@ -39,6 +41,19 @@ def test_evidence_adds_up_over_cases() -> None:
     single = Evidence(0, 20)
     assert single.explains
     assert not (single + single + single).explains
+
+
+@pytest.mark.parametrize(
+    ("declared", "text"),
+    [
+        (Numerics(), "Numerics(ties='highest')"),
+        (Numerics(gate_up="bf16"), "numerics.but(ties='highest')"),
+    ],
+)
+def test_others_are_text_that_can_be_pasted(declared: Numerics, text: str) -> None:
+    """Catches a change of `numerics` told to a port that has none."""
+    found = others("route", models.get("mixtral-8x7b"), declared)
+    assert found[text] == declared.but(ties="highest")
 
 
 MISTAKES = entries("mistake")
