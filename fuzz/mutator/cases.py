@@ -87,6 +87,8 @@ MORE = {
         "experts T=70 H=64 I=64 E=2 k=2 weights=mxfp8_e4m3 activations=mxfp8_e4m3 "
         "tactic=mma_medium",
         "experts T=9 H=64 I=64 E=4 k=2 weights=mxfp4 tactic=naive",
+        "experts T=9 H=256 I=256 E=4 k=2 weights=fp8_channel "
+        "activations=fp8_group_128 requantize=fp8_group_128 tactic=naive",
         "experts T=9 H=64 I=64 E=4 k=2 weight_on=input activations=fp8_tensor "
         "local=0/2",
     ),
