@@ -31,6 +31,8 @@ class Record:
     tactic: str = ""
     exhibit: Exhibit | None = None
     study: Study | None = None
+    #: What judges it again, where that is not `refmoe repro`.
+    command: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -51,6 +53,7 @@ class Record:
         return Finding(
             self.case, self.cell.op, self.port, judgement.verdict, judgement.first,
             tactic=self.tactic, log=self.log, exhibit=self.exhibit,
+            command=self.command,
         )  # fmt: skip
 
     def deviating(self) -> Finding | None:

@@ -131,6 +131,8 @@ class Finding:
     first_seen: str = ""
     tactic: str = ""
     log: str = ""
+    #: What judges it again, where that is not `refmoe repro`.
+    command: str = ""
     #: Its pictures, where they were asked for.
     exhibit: Exhibit | None = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from oracle.numerics import PRESETS
@@ -27,7 +29,9 @@ def run_check(folder: Path, numerics: str, stable: bool) -> int:
     verifier = Verifier(runner=Answers(paths))
     answering = port(str(folder), PRESETS[numerics], stable=stable)
     records = [verifier.check(answering, parse(line, largest=None)) for line in paths]
-    records = [verifier.settled(record) for record in records]
+    words = ["refmoe", "check", str(folder), "--numerics", numerics]
+    again = shlex.join([*words, "--stable"] if stable else words)
+    records = [replace(verifier.settled(record), command=again) for record in records]
     run = Run((), records)
     terminal.table(console, records)
     terminal.show(console, run)

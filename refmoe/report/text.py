@@ -29,12 +29,17 @@ def lines(finding: Finding) -> list[str]:
         found += [f"    {line}" for line in finding.log.splitlines()[-_TRACEBACK:]]
     if finding.first_seen and finding.first_seen != finding.case:
         found.append(f"  first seen: {finding.first_seen}")
+    if finding.command:
+        # It does not name the case.
+        found.append(f"  case: {finding.case}")
     found.append(f"  reproduce: {replay(finding)}")
     return found
 
 
 def replay(finding: Finding) -> str:
-    """The command that runs the finding's case again."""
+    """The command that judges the finding's case again."""
+    if finding.command:
+        return finding.command
     return f"refmoe repro {shlex.quote(finding.case)} {finding.port}"
 
 

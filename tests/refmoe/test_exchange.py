@@ -204,6 +204,20 @@ def test_exchange_folders_are_judged(
     assert ("never ran" in capsys.readouterr().out) is (scale is None)
 
 
+def test_exchange_failure_is_reproduced_by_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a `refmoe repro` of a folder, which is no port."""
+    folder = tmp_path / "my answers"
+    folder.mkdir()
+    problem, path = answered(folder, "first")
+    save_file({"out": torch.full((3, 32), 1e4, dtype=torch.bfloat16)}, path)
+    assert run_check(folder, "ieee", stable=True) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert f"  case: {problem.case}" in told
+    assert f"  reproduce: refmoe check '{folder}' --numerics ieee --stable" in told
+
+
 def test_exchange_numerics_of_a_folder_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
