@@ -68,9 +68,6 @@ def _study(
     own = Verifier(runner=verifier.runner, open=dict(verifier.open))
 
     def fails(smaller: Case) -> bool:
-        if port.models and smaller.model is None and case.model is not None:
-            # Another layer, on which the port is wrong for another reason.
-            return False
         try:
             own.problem(smaller.but(law=None))
         except ValueError:

@@ -35,7 +35,8 @@ class Supports:
     T, H, I, E and k are (least, most); `multiples` has what they must divide into.
     `dtypes` are types of x, `weights` and `activations` plain types or formats of the
     expert weights and of what meets them, `formats` those of the quantising ops,
-    `archs` GPU architectures like "sm_90". `local` False: no expert parallelism.
+    `models` those whose formulas it has, and those of no other layer; `archs` GPU
+    architectures like "sm_90". `local` False: no expert parallelism.
     `whole_blocks`: H and I are whole blocks of formats whose last may be short, too.
     `also` is asked last: a function (case) -> True, False, or why not.
     """
@@ -196,7 +197,7 @@ def _names_of(case: Case, arch: str | None) -> dict[str, str | None]:
         "logits_dtype": case.logits_dtype,
         "bias_dtype": case.bias_dtype,
         "formats": case.format,
-        "models": case.model,
+        "models": case.model or ("none" if op.layered else None),
         "archs": case.arch or arch,
         "memory": case.memory,
         "slots": case.slots,

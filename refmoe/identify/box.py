@@ -112,19 +112,15 @@ class Box:
     def layers(self, op: str, **sizes: int) -> Iterator[Case]:
         """Cases of `op` to try: the plainest layer first, then models in bf16.
 
-        A port that names its models is asked for those alone. A model comes with every
-        stage taken out that the port can do without. Layers with expert biases come
-        before the same without; narrow activations come last.
+        A model comes with every stage taken out that the port can do without. Layers
+        with expert biases come before the same without; narrow activations come last.
         """
         for dtype in ("bf16", "fp32", "fp16", "fp64"):
             base = plain_case(op, dtype, sizes)
-            if not self.port.models:
-                yield base.but(changes=(("expert_bias", True),))
-                yield base
+            yield base.but(changes=(("expert_bias", True),))
+            yield base
             for name in self._models() if dtype == "bf16" else ():
                 yield from self._neutral(base, name)
-        if self.port.models:
-            return
         narrow = plain_case(op, "bf16", sizes)
         narrow = narrow.but(activations="mxfp8_e4m3", requantize="mxfp8_e4m3")
         yield narrow.but(changes=(("expert_bias", True),))

@@ -104,8 +104,7 @@ class _Draws:
             case = case.but(format=form)
         if not OPS[op].layered:
             return case
-        # A port that names its models has the formulas of no other layer.
-        bare = () if getattr(self.supports, "models", None) else (None,)
+        bare = () if self.supports.models else (None,)
         words: dict[str, Value] = {
             "model": self._one(draw, "model", (*bare, *self.models), "models"),
             "dtype": self._one(draw, "dtype", (None, "fp16", "fp32"), "dtypes"),

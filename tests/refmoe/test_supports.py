@@ -35,7 +35,7 @@ REASONS: list[tuple[dict[str, Any], str | None]] = [
     ({"memory": ("contiguous",)}, "memory=strided; there is contiguous"),
     ({"logits_dtype": ("fp32",)}, "logits_dtype=bf16; there is fp32"),
     ({"archs": ("sm_80",)}, "archs=sm_90; there is sm_80"),
-    ({"models": ("mixtral-8x7b",)}, None),
+    ({"models": ("mixtral-8x7b",)}, "models=none; there is mixtral-8x7b"),
     ({"also": lambda case: "T is odd" if case.T % 2 else None}, "T is odd"),
     ({"also": lambda case: False}, "also() is False"),
 ]
@@ -65,6 +65,12 @@ def test_supports_arch_of_the_device_counts_where_the_case_names_none() -> None:
     case = parse("route T=1 E=4 k=2")
     assert only.reason(case) is None
     assert only.reason(case, "sm_100") == "archs=sm_100; there is sm_90"
+
+
+def test_supports_models_say_nothing_about_ops_without_a_layer() -> None:
+    only = Supports(models=("mixtral-8x7b",))
+    assert only.reason(parse("quantize T=3 H=32")) is None
+    assert only.reason(parse("route model=mixtral-8x7b")) is None
 
 
 UNFIT: list[tuple[dict[str, Any], str]] = [
