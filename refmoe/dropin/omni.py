@@ -5,6 +5,7 @@ The port's backward is that of the autograd function, asked for by autograd.
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
 import torch
@@ -69,7 +70,8 @@ def triton_omni_router_func(
 
     Shapes: router_logits: [T, n], n = num_expert_sqrt -> [T, k], i32[T, k]
 
-    Raises ValueError where the logits are not n wide, TypeError for another type.
+    Raises ValueError where the logits are not n wide or k is none of 1..n^2, TypeError
+    for other types.
     """
     for name, logits in (("x", router_logits_x), ("y", router_logits_y)):
         check_axes("triton_omni_router_func", 2, **{f"router_logits_{name}": logits})
@@ -84,6 +86,19 @@ def triton_omni_router_func(
                 f"{logits.shape[-1]} columns; num_expert_sqrt={num_expert_sqrt} needs "
                 "that many"
             )
+    most = num_expert_sqrt**2
+    try:
+        num_experts_per_token = index(num_experts_per_token)
+    except TypeError:
+        raise TypeError(
+            f"triton_omni_router_func: num_experts_per_token={num_experts_per_token!r} "
+            f"is no whole number; give an int in 1..{most}"
+        ) from None
+    if not 1 <= num_experts_per_token <= most:
+        raise ValueError(
+            f"triton_omni_router_func: num_experts_per_token={num_experts_per_token} "
+            f"lies outside 1..{most}, the number of experts; give one of those"
+        )
     found: tuple[torch.Tensor, torch.Tensor] = OmniRouter.apply(  # type: ignore[no-untyped-call]
         router_logits_x, router_logits_y, num_expert_sqrt, num_experts_per_token
     )

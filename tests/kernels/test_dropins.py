@@ -131,6 +131,25 @@ def test_cutlass_fused_moe_has_the_signature_it_stands_in_for() -> None:
         ({"ep_rank": -1}, ValueError, r"ep_rank=-1 must lie in 0..ep_size - 1 = 0"),
         ({"activation_type": "Geglu", "swiglu_alpha": torch.ones(EXPERTS)}, ValueError,
          "activation_type=Geglu has no alpha; leave swiglu_alpha out"),
+        ({"fc1_expert_weights": torch.zeros(EXPERTS, 2 * WIDTH, 32).bfloat16()},
+         ValueError, r"fc1_expert_weights has shape .*, 32\); beside .*, 64\)"),
+        ({"fc1_expert_weights": torch.zeros(EXPERTS, 33, HIDDEN).bfloat16()},
+         ValueError, "fc1_expert_weights has 33 rows, .*; give 2I"),
+        ({"fc2_expert_weights": torch.zeros(EXPERTS, HIDDEN, 8).bfloat16()},
+         ValueError, r"fc2_expert_weights has shape .*, 8\); beside .* must have"),
+        ({"fc2_expert_weights": torch.zeros(HIDDEN, WIDTH).bfloat16()},
+         ValueError, "fc2_expert_weights has shape .*; give 3 axes"),
+        ({"fc1_expert_biases": torch.zeros(EXPERTS, WIDTH)}, ValueError,
+         "fc1_expert_biases has shape"),
+        ({"swiglu_limit": torch.ones(EXPERTS + 1)}, ValueError,
+         r"swiglu_limit has shape \(5,\); beside the other tensors .* \(4,\)"),
+        ({**_codes(torch.int8), "quant_scales": [torch.ones(EXPERTS, 3)] * 2},
+         ValueError, r"quant_scales\[0\] has shape \(4, 3\); beside"),
+        ({"fc1_expert_weights": torch.zeros(EXPERTS, 128, 64).byte(),
+          "fc2_expert_weights": torch.zeros(EXPERTS, 128, 64).byte(),
+          "quant_scales": [torch.ones(EXPERTS, 3).byte()] * 2,
+          "use_w4_group_scaling": True}, ValueError,
+         "quant_scales of 12 bytes do not go with"),
     ],
 )  # fmt: skip
 def test_cutlass_fused_moe_refuses(
@@ -181,6 +200,10 @@ def test_triton_omni_router_gives_ids_no_gradient(emulated: None) -> None:
         triton_omni_router_func(x.int(), y, 8, 6)
     with pytest.raises(ValueError, match=r"logits_y has shape \(8,\); give 2 axes"):
         triton_omni_router_func(x, y[0], 8, 6)
+    with pytest.raises(TypeError, match=r"per_token=4.0 is no whole .* int in 1..64"):
+        triton_omni_router_func(x, y, 8, 4.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"per_token=65 lies outside 1..64"):
+        triton_omni_router_func(x, y, 8, 65)
 
 
 def test_sglang_quantises_into_the_regions_it_is_told(emulated: None) -> None:

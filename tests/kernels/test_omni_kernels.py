@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -200,6 +201,8 @@ def pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
          "logits_y is float16; convert it to float32"),
         (lambda: omni_route(*pair(2, 3), 10), ValueError, "top_k=10 lies"),
         (lambda: omni_route(*pair(2, 3), 0), ValueError, "top_k=0 lies"),
+        (lambda: omni_route(*pair(2, 3), cast(int, 4.0)), TypeError,
+         r"top_k=4.0 is a float; give a whole number in 1..9"),
         (lambda: omni_route(*pair(2, 3), 1, sum_type="bf16"), ValueError,
          "sum_type='bf16' does not hold logits of type fp32"),
         (lambda: omni_route_backward(torch.zeros(2, 3), torch.zeros(2, 3).int(), 0),

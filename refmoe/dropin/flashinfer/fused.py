@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from oracle.blocks import preset
-from oracle.params import Blocks, Params
-from oracle.spec import Activation, BlockFormat, Layer
+from oracle.params import Params
+from oracle.spec import Activation, Layer
 from refmoe.dropin.callers import check_axes
+from refmoe.dropin.flashinfer.fits import check_rank, check_shapes
+from refmoe.dropin.flashinfer.weights import weights_of
 from refmoe.kernels.launchers.experts import experts
 from refmoe.kernels.launchers.formats import TYPES
-from refmoe.kernels.launchers.operands import Matrix, Packed
 from refmoe.kernels.launchers.prepare import Prepared
 
 #: FlashInfer's ActivationType by name: its numbers differ between releases.
@@ -110,8 +110,12 @@ def cutlass_fused_moe(
         "cutlass_fused_moe", 2, input=input, token_final_scales=token_final_scales,
         token_selected_experts=token_selected_experts,
     )  # fmt: skip
-    _check_rank("tp", tp_rank, tp_size)
-    _check_rank("ep", ep_rank, ep_size)
+    check_axes(
+        "cutlass_fused_moe", 3, fc1_expert_weights=fc1_expert_weights,
+        fc2_expert_weights=fc2_expert_weights,
+    )  # fmt: skip
+    check_rank("tp", tp_rank, tp_size)
+    check_rank("ep", ep_rank, ep_size)
     activation = _activation(activation_type)
     constants = {"alpha": swiglu_alpha, "beta": swiglu_beta, "limit": swiglu_limit}
     for name, tensor in constants.items():
@@ -126,19 +130,27 @@ def cutlass_fused_moe(
             f"cutlass_fused_moe: output_dtype={output_dtype} has no kernel here; take "
             "float32, float16 or bfloat16"
         )
-    weights, seen = _weights(
+    weights, seen = weights_of(
         input.dtype, fc1_expert_weights, fc2_expert_weights, list(quant_scales or ()),
         use_w4_group_scaling, use_deepseek_fp8_block_scale,
     )  # fmt: skip
-    local, width, _ = weights[0].shape
-    hidden, padded = input.shape[1], weights[1].shape[1]
+    local, width, depth = weights[0].shape
+    tokens, hidden = input.shape
+    padded = max(hidden, depth) if use_w4_group_scaling else hidden
+    check_shapes(
+        tokens, token_selected_experts.shape[1], padded, weights, quant_scales or (),
+        gated=activation.gated, token_selected_experts=token_selected_experts,
+        token_final_scales=token_final_scales, fc1_expert_biases=fc1_expert_biases,
+        fc2_expert_biases=fc2_expert_biases, swiglu_alpha=swiglu_alpha,
+        swiglu_beta=swiglu_beta, swiglu_limit=swiglu_limit,
+    )  # fmt: skip
     layer = Layer(
         padded, width // (2 if activation.gated else 1), local * ep_size,
         token_selected_experts.shape[1], activation=activation,
         dtype=TYPES[input.dtype], activations=seen, requantize=seen,
         name="cutlass_fused_moe",
     )  # fmt: skip
-    if use_w4_group_scaling and hidden < padded:
+    if hidden < padded:
         input = torch.nn.functional.pad(input, (0, padded - hidden))
     if token_final_scales is None:
         token_final_scales = torch.ones_like(token_selected_experts).float()
@@ -168,14 +180,6 @@ def cutlass_fused_moe(
     return output.copy_(made)
 
 
-def _check_rank(kind: str, rank: int, size: int) -> None:
-    if not 0 <= rank < size:
-        raise ValueError(
-            f"cutlass_fused_moe: {kind}_rank={rank} must lie in 0..{kind}_size - 1 = "
-            f"{size - 1}"
-        )
-
-
 def _activation(given: object) -> Activation:
     """The activation of a member of ActivationType, or of its name."""
     name = getattr(given, "name", given)
@@ -185,64 +189,3 @@ def _activation(given: object) -> Activation:
             f"of {', '.join(ACTIVATIONS)}, or the member of that name"
         )
     return ACTIVATIONS[str(name)]
-
-
-def _weights(
-    dtype: torch.dtype, up: torch.Tensor, down: torch.Tensor,
-    scales: list[torch.Tensor], grouped_fp4: bool, tiled_fp8: bool,
-) -> tuple[tuple[Matrix, Matrix], str | BlockFormat]:  # fmt: skip
-    """Both weights with their scales, and what x and the intermediate become."""
-    plain = TYPES.get(dtype)
-    if plain is None:
-        raise NotImplementedError(
-            f"cutlass_fused_moe: input of {dtype} has no kernel here; give float32, "
-            "float16 or bfloat16, which the modes quantise themselves"
-        )
-    if grouped_fp4 and tiled_fp8:
-        raise ValueError(
-            "cutlass_fused_moe: use_w4_group_scaling and use_deepseek_fp8_block_scale "
-            "are two kinds of weights; set one of them"
-        )
-    mode, stored = "weights of input's type", dtype
-    make: Callable[[torch.Tensor, torch.Tensor], Matrix] | None = None
-    if grouped_fp4:
-        mode, stored, make = "use_w4_group_scaling", torch.uint8, _interleaved
-    elif tiled_fp8:
-        mode, stored, make = "use_deepseek_fp8_block_scale", torch.float8_e4m3fn, _tiled
-    elif up.dtype == torch.int8:
-        mode, stored, make = "int8 weights", torch.int8, _channels
-    if {up.dtype, down.dtype} != {stored}:
-        raise NotImplementedError(
-            f"cutlass_fused_moe: fc1 of {up.dtype} and fc2 of {down.dtype} have no "
-            f"kernel here beside input of {dtype}; {mode} needs {stored}"
-        )
-    if len(scales) != (0 if make is None else 2):
-        raise ValueError(
-            f"cutlass_fused_moe: {mode} takes {0 if make is None else 2} quant_scales; "
-            f"there are {len(scales)}"
-        )
-    if make is None:
-        return (up, down), plain
-    made = make(up, scales[0]), make(down, scales[1])
-    return made, preset("fp8_group_128") if tiled_fp8 else plain
-
-
-def _channels(weight: torch.Tensor, scales: torch.Tensor) -> Blocks:
-    return Blocks(weight, scales[..., None].contiguous(), preset("int8_channel"))
-
-
-def _tiled(weight: torch.Tensor, scales: torch.Tensor) -> Blocks:
-    return Blocks(weight.view(torch.uint8), scales, preset("fp8_block_128"))
-
-
-def _interleaved(weight: torch.Tensor, scales: torch.Tensor) -> Packed:
-    """Interleaved codes; their folded scales, however their axes are grouped."""
-    experts, rows, half = weight.shape
-    if rows % 64 or half % 64:
-        raise ValueError(
-            f"cutlass_fused_moe: interleaved weights of {rows} x {2 * half} are no "
-            "multiple of 64 x 128; pad them before they are interleaved"
-        )
-    folded = scales.contiguous().view(torch.uint8)
-    folded = folded.reshape(experts, rows // 64, half // 64, 16, 16)
-    return Packed(weight.contiguous(), folded, preset("mxfp4"), "nibbles_sm90")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index as index_of
 
 import numpy as np
 import torch
@@ -75,6 +76,13 @@ def omni_route(
             f"{TYPES[dtype]}; use 'fp32' or the logits' own 16-bit type"
         )
     tokens, n = shape
+    try:
+        top_k = index_of(top_k)
+    except TypeError:
+        raise TypeError(
+            f"omni_route: top_k={top_k!r} is a {type(top_k).__name__}; give a whole "
+            f"number in 1..{n * n}"
+        ) from None
     if not 1 <= top_k <= n * n:
         raise ValueError(
             f"omni_route: top_k={top_k} lies outside 1..{n * n}, the number of experts"
