@@ -17,18 +17,21 @@ out. An entry whose cases ran and no longer fail is an error: remove it.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from refmoe.case import PARTS, Case
+from oracle.spec.layer import PLAIN_TYPES
+from refmoe.case import CHOICES, PARTS, Case, format_names, model_names
+from refmoe.laws import LAWS
 from refmoe.parse import parse
-from refmoe.protocol import suggestion
+from refmoe.protocol import OPS, suggestion
+from refmoe.regimes import REGIMES
 from refmoe.verdict import Kind
 from refmoe.verify import Record
 
@@ -101,7 +104,8 @@ def read(path: Path) -> list[Entry]:
     """The entries of a file.
 
     Raises ValueError naming file, line and key of what is malformed: no TOML, an
-    unknown key, a reason without a link, no condition, an unknown verdict.
+    unknown key, a reason without a link, no condition, an unknown verdict, a word that
+    its key never has.
     """
     text = path.read_text()
     try:
@@ -162,6 +166,10 @@ def _entry(
                 f"{want!r} is no condition; give a text, a number, true, false, a list "
                 "of them, or { min = ..., max = ... }",
             )
+        for text in want if isinstance(want, list) else [want]:
+            known = _values().get(key)
+            if known and isinstance(text, str) and not fnmatch.filter(known, text):
+                raise wrong(key, f"{text!r} is none; {suggestion(text, known)}")
     if not conditions:
         raise wrong("expected", 'no condition; say which cases, as in op = "moe"')
     return Entry(reason, conditions, tuple(kinds), f"{path}:{start + 1}")
@@ -176,6 +184,22 @@ def _keys() -> list[str]:
         for field in fields(owner)
     ]
     return ["case", "port", *own, *(k for k in nested if k not in (*own, *PARTS))]
+
+
+@cache
+def _values() -> dict[str, Sequence[str]]:
+    """What the keys may be that have one of some words."""
+    found: dict[str, Sequence[str]] = {
+        **CHOICES, "op": [*OPS], "model": model_names(), "regime": [*REGIMES],
+        "law": [*LAWS], "format": format_names(), "dtype": PLAIN_TYPES,
+    }  # fmt: skip
+    forms = (*PLAIN_TYPES, *format_names())
+    found |= dict.fromkeys(("weights", "activations", "requantize"), forms)
+    for part, owner in PARTS.items():
+        for name, kind in get_type_hints(owner).items():
+            if get_origin(kind) is Literal:
+                found[f"{part}.{name}".removeprefix("layer.")] = get_args(kind)
+    return found
 
 
 def _sound(want: Any) -> bool:
@@ -221,5 +245,5 @@ def _meets(value: Any, want: Any) -> bool:
         return bool(low <= value <= high)
     if isinstance(want, str):
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        return fnmatchcase(text, want)
+        return fnmatch.fnmatchcase(text, want)
     return isinstance(value, bool) == isinstance(want, bool) and bool(value == want)

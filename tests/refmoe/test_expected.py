@@ -103,6 +103,19 @@ MALFORMED: list[Any] = [
         f'[[expected]]\n{LINKED}op = "moe"\nkind = "BAD"\n',
         "mine.toml:4: kind: 'BAD' is not one of .*, WRONG, CRASHED, HUNG",
     ),
+    *(
+        (f"[[expected]]\n{LINKED}{line}\n", f"mine.toml:3: {said}")
+        for line, said in (
+            ('op = "rout"', "op: 'rout' is none; did you mean 'route'"),
+            ('op = ["moe", "mo"]', "op: 'mo' is none; did you mean 'moe'"),
+            ('model = "gpt-oss-120"', "model: .* did you mean 'gpt-oss-120b'"),
+            ('model = "mixtrl-*"', "model: 'mixtrl-[*]' is none; "),
+            ('format = "mxfp"', "format: 'mxfp' is none; did you mean 'mxfp"),
+            ('regime = "hevy"', "regime: 'hevy' is none; did you mean 'heavy'"),
+            ('dtype = "float32"', "dtype: 'float32' is none; there are fp64, fp32"),
+            ('routing.score = "softmx"', "routing.score: .*did you mean 'softmax'"),
+        )
+    ),
 ]
 
 
