@@ -167,9 +167,9 @@ def _entry(
                 "of them, or { min = ..., max = ... }",
             )
         for text in want if isinstance(want, list) else [want]:
-            known = _values().get(key)
-            if known and isinstance(text, str) and not fnmatch.filter(known, text):
-                raise wrong(key, f"{text!r} is none; {suggestion(text, known)}")
+            words = _values().get(key)
+            if words and isinstance(text, str) and not fnmatch.filter(words, text):
+                raise wrong(key, f"{text!r} is none; {suggestion(text, words)}")
     if not conditions:
         raise wrong("expected", 'no condition; say which cases, as in op = "moe"')
     return Entry(reason, conditions, tuple(kinds), f"{path}:{start + 1}")

@@ -167,6 +167,7 @@ def bench(
     """Measure; one thing at a time."""
     from refmoe.cli.benching import run_bench, run_kernels
     from refmoe.cli.commands import usage
+    from refmoe.report.files import check_writable
 
     asked = {"oracle_": oracle, "production": production, "judge": judge}
     if sum(asked.values()) + kernels != 1:
@@ -177,6 +178,7 @@ def bench(
         raise typer.BadParameter("--json goes with --kernels")
     with usage():
         if kernels:
+            check_writable(json)
             run_kernels(json)
             return
         run_bench(next(prefix for prefix, wanted in asked.items() if wanted))

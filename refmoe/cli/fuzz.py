@@ -82,6 +82,7 @@ def fuzz(
     from refmoe.cli.told import progress, say, told, told_of_run
     from refmoe.protocol import op as op_called
     from refmoe.regimes import regime as regime_called
+    from refmoe.report.files import check_writable
     from refmoe.report.run import INTERRUPTED
     from refmoe.report.terminal import console_for
 
@@ -95,6 +96,7 @@ def fuzz(
         for names, called in known:
             for name in names or ():
                 called(name)
+        check_writable(ledger)
         number, shards = _shard(shard)
         # What cannot be loaded, or read, is said before anything is started.
         named = arch.split(",") if arch else []

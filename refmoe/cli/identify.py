@@ -36,11 +36,13 @@ def run_identify(name: str, evidence: bool, out: Path | None) -> int:
     from refmoe.identify import identify
     from refmoe.loading import load
     from refmoe.report import identified, terminal
+    from refmoe.report.files import check_writable
 
     # The calls are small: sharing one among threads costs more than it saves.
     torch.set_num_threads(1)
     console = terminal.console_for()
     with usage():
+        check_writable(out)
         port = load(name)
         port.check_device()
     found = identify(port)

@@ -58,6 +58,7 @@ def score(
     import torch
 
     from refmoe.cli.commands import usage
+    from refmoe.report.files import check_writable
     from refmoe.report.terminal import console_for
     from refmoe.score import document, text
     from refmoe.score import plot as picture
@@ -83,6 +84,9 @@ def score(
         chosen(wanted.names)
         if plot is not None:
             picture.check(plot)
+            check_writable(plot)
+        if not show:
+            check_writable(json)
         if show and json is None:
             raise ValueError("--show needs --json FILE")
         if show and json is not None and not json.exists():

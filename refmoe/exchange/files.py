@@ -32,8 +32,10 @@ _ANSWER = ".out.safetensors"
 def write(case: Case, folder: Path, name: str) -> Path:
     """Write the case's problem as ``folder/name.safetensors`` and return that path.
 
-    Raises ValueError if the case cannot be built, FileExistsError if the file is there.
+    Raises ValueError if the case cannot be built, FileExistsError if the file is there,
+    OSError if it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     problem = build(case)
@@ -46,7 +48,12 @@ def write(case: Case, folder: Path, name: str) -> Path:
         for key, tensor in tensors(value, argument).items()
         if not tensor.is_meta
     }
-    save_file(found, path, metadata=_metadata(problem))
+    try:
+        save_file(found, path, metadata=_metadata(problem))
+    except SafetensorError as error:
+        raise OSError(
+            f"{path} cannot be written; choose another folder: {error}"
+        ) from (None)
     return path
 
 

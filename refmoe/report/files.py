@@ -15,6 +15,27 @@ from refmoe.report.run import Run
 PICTURES = 3
 
 
+def check_writable(path: Path | None) -> None:
+    """Raise ValueError for a path that no file can be written to; None is fine.
+
+    What is there keeps its bytes; what is not there is not there afterwards.
+    """
+    if path is None or (path.exists() and not (path.is_file() or path.is_dir())):
+        # Of a pipe or a device only writing itself tells.
+        return
+    new = not (path.exists() or path.is_symlink())
+    try:
+        # Rights do not say it: a superuser has them all, where nothing can be written.
+        path.open("ab").close()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written; give a file in a folder ({error.strerror})"
+        ) from None
+    if new:
+        # Another process may look, too.
+        path.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """Where each report goes; None: it is not wanted."""
@@ -31,8 +52,7 @@ class Files:
     def check(self) -> None:
         """Raise ValueError for a path that cannot be written, before the run starts."""
         for path in astuple(self):
-            if path is not None and (path.is_dir() or not path.parent.is_dir()):
-                raise ValueError(f"{path} cannot be written; give a file in a folder")
+            check_writable(path)
 
     def write(self, run: Run) -> None:
         """Write what is wanted."""

@@ -204,6 +204,11 @@ def test_exchange_folders_are_judged(
     assert ("never ran" in capsys.readouterr().out) is (scale is None)
 
 
+def test_exchange_folder_that_takes_no_files_is_named() -> None:
+    with pytest.raises(OSError, match="/proc/first.safetensors cannot be written"):
+        files.write(parse(MOE), Path("/proc"), "first")
+
+
 def test_exchange_failure_is_reproduced_by_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
