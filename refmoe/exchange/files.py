@@ -51,9 +51,8 @@ def write(case: Case, folder: Path, name: str) -> Path:
     try:
         save_file(found, path, metadata=_metadata(problem))
     except SafetensorError as error:
-        raise OSError(
-            f"{path} cannot be written; choose another folder: {error}"
-        ) from (None)
+        told = f"{path} cannot be written; choose another folder: {error}"
+        raise OSError(told) from None
     return path
 
 

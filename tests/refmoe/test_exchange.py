@@ -205,7 +205,7 @@ def test_exchange_folders_are_judged(
 
 
 def test_exchange_folder_that_takes_no_files_is_named() -> None:
-    with pytest.raises(OSError, match="/proc/first.safetensors cannot be written"):
+    with pytest.raises(OSError, match=r"/proc/first\.safetensors cannot be written"):
         files.write(parse(MOE), Path("/proc"), "first")
 
 
