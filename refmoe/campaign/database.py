@@ -25,9 +25,11 @@ def opened(place: str) -> ExampleDatabase:
     """
     if not place.startswith(_SERVERS):
         return DirectoryBasedExampleDatabase(Path(place))
+    # The client says which package is missing; hypothesis' own import would not.
+    client = _client(place)
     from hypothesis.extra.redis import RedisExampleDatabase
 
-    return RedisExampleDatabase(_client(place))
+    return RedisExampleDatabase(client)
 
 
 def check(place: str) -> None:
