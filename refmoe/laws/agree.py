@@ -83,7 +83,7 @@ class _Compared:
         self, name: str, a: torch.Tensor, b: torch.Tensor, differs: torch.Tensor
     ) -> Verdict:
         """What must be the same everywhere."""
-        dtype = _name(b)
+        dtype = _name(a)
         if not bool(differs.any()):
             return Verdict(Kind.BIT_EQUAL, name, ratio=0.0, median=0.0, dtype=dtype)
         index = unravel(int(differs.reshape(-1).int().argmax()), a.shape)
@@ -111,7 +111,8 @@ class _Compared:
 
         Shapes: a, b: [n, m]; chosen: each side's own ids i64[n, k] of those values
         """
-        dtype = _name(b)
+        # What several launches add up to is none of the results' type.
+        dtype = _name(a)
         error = distance(a.double(), b.double())
         rows = _rows(error, a)
         if not len(rows):

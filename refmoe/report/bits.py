@@ -12,14 +12,16 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def hexadecimal(value: float | int, dtype: str) -> str:
-    """The bits of `value` in `dtype`, all digits shown.
+    """The bits of `value` in `dtype`, all digits shown; the number if it is none.
 
-    >>> hexadecimal(1.203125, "bf16")
-    '0x3f9a'
+    >>> hexadecimal(1.203125, "bf16"), hexadecimal(1.203, "bf16")
+    ('0x3f9a', '1.203')
     """
     if dtype not in TORCH:
         return hex(value) if isinstance(value, int) else repr(value)
-    return _hex(_bits(float(value), dtype), dtype)
+    bits = _bits(float(value), dtype)
+    same = float(_value(bits, dtype)) == value or math.isnan(value)
+    return _hex(bits, dtype) if same else repr(float(value))
 
 
 def interval(low: float, high: float, dtype: str) -> str:

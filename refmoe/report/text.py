@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 
+from refmoe.regimes.regime import TORCH
 from refmoe.report.bits import hexadecimal, interval
 from refmoe.verdict import Finding, Kind, Verdict
 
@@ -87,7 +88,10 @@ def _missed(verdict: Verdict) -> str:
 def _value(value: float | int | None, dtype: str) -> str:
     if value is None or isinstance(value, int):
         return str(value)
-    return f"{hexadecimal(value, dtype)} ({value:.7g})"
+    bits = hexadecimal(value, dtype)
+    if dtype in TORCH and not bits.startswith("0x"):
+        return f"{bits} (no {dtype})"
+    return f"{bits} ({value:.7g})"
 
 
 def _sentence(log: str) -> str:

@@ -323,3 +323,17 @@ def test_laws_are_words_of_a_case() -> None:
     assert (record.case, record.cell.regime) == (str(case), "law:batch")
     with pytest.raises(ValueError, match="no law is called 'bath'; did you mean"):
         law_called("bath")
+
+
+def test_laws_findings_are_in_the_type_of_the_results() -> None:
+    """Catches bits of fp64 beside values of bf16, where launches are added up."""
+    plain = Plain()
+
+    def moe(*arguments: Any, local: Any = None) -> torch.Tensor:
+        out = plain.moe(*arguments, **({"local": local} if local else {}))
+        return out * 2 if local else out
+
+    port = port_of({"moe": moe, "device": "cpu"})
+    verdict = held("expert_ranks", port, MOE).verdict
+    assert verdict.kind is Kind.WRONG
+    assert verdict.dtype == "bf16"

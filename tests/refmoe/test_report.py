@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ INF = math.inf
         (1.203125, "bf16", "0x3f9a"), (-0.0, "bf16", "0x8000"),
         (1.0, "fp32", "0x3f800000"), (1.0, "fp16", "0x3c00"), (INF, "bf16", "0x7f80"),
         (1.0, "fp64", "0x3ff0000000000000"), (-2.0, "fp64", "0xc000000000000000"),
-        (17, "uint8", "0x11"),
+        (17, "uint8", "0x11"), (1.203, "bf16", "1.203"), (1e39, "fp32", "1e+39"),
     ],
 )  # fmt: skip
 def test_bits_are_those_of_the_type(value: float, dtype: str, want: str) -> None:
@@ -81,6 +82,12 @@ def test_finding_shows_bits_interval_ratio_stage_and_replay() -> None:
         "  cause: a cause",
         f"  reproduce: refmoe repro '{CASE}' mypkg.port",
     ]
+
+
+def test_finding_never_rounds_what_came() -> None:
+    """Catches bits of another number: launches add up to what is none of the type."""
+    verdict = replace(WRONG, got=1.203)
+    assert described(verdict).startswith("out[0,17] = 1.203 (no bf16)  want 0x3f91..")
 
 
 def test_finding_of_a_deviation_says_so() -> None:
