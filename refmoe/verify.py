@@ -156,7 +156,7 @@ class Verifier:
         return Record(port.name, cell, line, key, judgement, seconds)
 
     def settled(self, record: Record) -> Record:
-        """The record after all cases: UNDECLARED that nothing explains is WRONG."""
+        """The record after all cases: UNDECLARED with all that fits; else WRONG."""
         if record.kind is not Kind.UNDECLARED:
             return record
         if record.key in self.searches:
@@ -168,7 +168,8 @@ class Verifier:
         verdict = record.judgement.verdict
         _, mark, said = verdict.detail.partition("; ")
         verdict = replace(verdict, detail=f"fits {names[0]}{mark}{said}")
-        return replace(record, judgement=replace(record.judgement, verdict=verdict))
+        found = replace(record.judgement, verdict=verdict, fitting=tuple(names))
+        return replace(record, judgement=found)
 
     def _again(self, trial: Trial) -> tuple[Problem, Outcome]:
         """A launch repeated: what it answers, and what came."""

@@ -12,7 +12,7 @@ from refmoe.case import Case, format_names, model_names, model_of
 from refmoe.expected import excuse
 from refmoe.laws import LAWS
 from refmoe.plan import DEFAULT_FORMATS, DEFAULT_MODELS, Cell, cells
-from refmoe.plugin.session import Session, settled
+from refmoe.plugin.session import Session
 from refmoe.plugin.suite import Suite
 from refmoe.port import Port
 from refmoe.protocol import OPS, op
@@ -64,7 +64,7 @@ class PortItem(pytest.Item):
 
     def judged(self, records: Sequence[Record]) -> None:
         """Settle the records, look behind the first failure of an op, and conclude."""
-        records = settled(self.verifier, records)
+        records = [self.verifier.settled(record) for record in records]
         failed = [record for record in records if self.fails(record)]
         place = (self.port.name, failed[0].cell.op) if failed else None
         if place is not None and place not in self.run.studied:

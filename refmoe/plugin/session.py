@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -157,14 +157,3 @@ def reconciled(records: Sequence[Record]) -> list[Record]:
         else record
         for record in records
     ]
-
-
-def settled(verifier: Verifier, records: Sequence[Record]) -> list[Record]:
-    """The records with what the verifier knows by now; `fitting` is what stays open."""
-    found = []
-    for record in map(verifier.settled, records):
-        if record.kind is Kind.UNDECLARED:
-            left = tuple(verifier.open[record.key])
-            record = replace(record, judgement=replace(record.judgement, fitting=left))
-        found.append(record)
-    return found

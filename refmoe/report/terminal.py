@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from refmoe.port import Port
 from refmoe.report.about import about
+from refmoe.report.advice import advice, fits
 from refmoe.report.run import Run, departures
 from refmoe.report.table import Row, condensed, rows
 from refmoe.report.text import lines
@@ -153,17 +154,36 @@ def _count(number: int) -> str:
 
 
 def show(console: Console, run: Run) -> None:
-    """The worst findings of each port and op; deviations and known failures apart."""
-    shown: Counter[tuple[str, str]] = Counter()
+    """The worst findings of each port and op; deviations and known failures apart.
+
+    Of what is UNDECLARED, one for each arithmetic that fits, and what to declare.
+    """
+    counts = Counter(map(_group, run.findings))
+    shown: Counter[tuple[str, str, str]] = Counter()
     for finding in run.findings:
-        shown[finding.port, finding.op] += 1
-        if shown[finding.port, finding.op] <= SHOWN:
+        group = _group(finding)
+        alike = counts[group] - 1 if fits(finding) else 0
+        if shown[group] < (1 if fits(finding) else SHOWN):
             _print(console, finding)
-    rest = sum(count - SHOWN for count in shown.values() if count > SHOWN)
+            if alike:
+                console.print(f"  and {_numbered(alike, 'case')} more, alike")
+        shown[group] += 1
+    own = {group: count for group, count in counts.items() if not group[2]}
+    rest = sum(count - SHOWN for count in own.values() if count > SHOWN)
     if rest:
-        more = "1 finding" if rest == 1 else f"{rest} findings"
+        more = _numbered(rest, "finding")
         console.print(f"... and {more} more; --json FILE keeps all of them")
+    for line in advice(run.unexpected):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     aside(console, run)
+
+
+def _group(finding: Finding) -> tuple[str, str, str]:
+    return finding.port, finding.op, fits(finding)
+
+
+def _numbered(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def aside(console: Console, run: Run) -> None:

@@ -90,6 +90,30 @@ def test_finding_never_rounds_what_came() -> None:
     assert described(verdict).startswith("out[0,17] = 1.203 (no bf16)  want 0x3f91..")
 
 
+def test_undeclared_findings_are_one_for_each_arithmetic() -> None:
+    """Catches a page of lines that all say the same, and what to do in none of them."""
+    fitting = [("one", "two")] * 3 + [("two",)] * 2
+    many = [
+        replace(
+            record(Kind.UNDECLARED, port=port),
+            judgement=Judgement(
+                Verdict(Kind.UNDECLARED, "out", detail=f"fits {names[0]}; where"),
+                fitting=names,
+            ),
+        )
+        for port in ("mine", "other")
+        for names in (fitting if port == "mine" else fitting[-1:])
+    ]
+    text = printed(terminal.show, Run((), [*many, record(Kind.WRONG, 2.0)]))
+    shown = [line for line in text.splitlines() if "reproduce" not in line]
+    assert [line.split("  out")[0] for line in shown] == [
+        "WRONG moe[mine]", "UNDECLARED moe[mine]", "  and 2 cases more, alike",
+        "UNDECLARED moe[mine]", "  and 1 case more, alike", "UNDECLARED moe[other]",
+        "mine: declare two and 5 of these 5 UNDECLARED cases pass",
+        "other: declare two and 1 of these 1 UNDECLARED case pass",
+    ]  # fmt: skip
+
+
 def test_finding_of_a_deviation_says_so() -> None:
     found = lines(Finding(CASE, "moe", "peer", WRONG, deviation=True))
     assert found[0].startswith("DEVIATION moe[peer]  out[0,17]")
