@@ -37,7 +37,10 @@ def tokens(source: Source, name: str, rows: int, columns: int) -> torch.Tensor:
     first = last - 17 if form.global_scale else get("bf16").minimum_exponent
     runs = (rows, -(-columns // _RUN))
     exponents = _in_turn(stream, runs, first, last)
-    return values * power_of_two(exponents).repeat_interleave(_RUN, 1)[:, :columns]
+    values *= power_of_two(exponents).repeat_interleave(_RUN, 1)[:, :columns]
+    # Such as the lowest integer, -128 of int8, times the highest power.
+    most = min(get(each).maximum for each in ("bf16", source.layer.dtype))
+    return values.clamp(-most, most)
 
 
 def weight(

@@ -227,3 +227,10 @@ def test_codes_has_no_infinite_scale() -> None:
     assert isinstance(weights, Blocks)
     assert weights.scales.isfinite().all()
     assert float(weights.scales.max()) == torch.finfo(torch.bfloat16).max
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_codes_has_no_infinite_token(dtype: str) -> None:
+    """Catches -128 times the highest power: int8 takes no infinity."""
+    line = f"quantize T=129 H=32 dtype={dtype} format=int8_token regime=codes seed=252"
+    assert build(parse(line)).inputs["x"].isfinite().all()
