@@ -84,6 +84,7 @@ MORE = {
         "experts T=70 H=32 I=32 E=4 k=4",
         "experts T=70 H=32 I=32 E=4 k=4 weight_on=intermediate",
         "moe T=300 H=32 I=32 E=4 k=2 shared.intermediate=32 shared.combine=gated",
+        "moe T=9 H=64 I=32 E=4 k=2 shared.intermediate=32 shared.combine=average",
         "experts T=70 H=64 I=64 E=2 k=2 weights=mxfp8_e4m3 activations=mxfp8_e4m3 "
         "tactic=mma_medium",
         "experts T=9 H=64 I=64 E=4 k=2 weights=mxfp4 tactic=naive",
