@@ -85,13 +85,13 @@ def score(
         if plot is not None:
             picture.check(plot)
             check_writable(plot)
-        if not show:
-            check_writable(json)
         if show and json is None:
             raise ValueError("--show needs --json FILE")
         if show and json is not None and not json.exists():
             raise ValueError(f"--show: there is no file {json}")
         found = document.Score() if json is None else document.read(json)
+        if not show:
+            check_writable(json)
         if cuda is not None:
             joined(cuda)
     if not show:
