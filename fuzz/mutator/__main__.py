@@ -96,6 +96,8 @@ class _Run:
     ) -> None:  # fmt: skip
         self.options, self.texts, self.report = options, texts, report
         self.pool, self.written, self.device = pool, 0.0, ""
+        #: What the report says of this run; it may be one of several.
+        self.run: dict[str, Any] = {}
         port = emulated.name if options.emulate else "refmoe.kernels"
         cases, others, hearings = PROFILES[options.profile]
         self.plan = Plan(port, cases, others, hearings, tuple(options.op))
@@ -124,14 +126,11 @@ class _Run:
                 self.trial.patience, self.trial.matrix,
             )  # fmt: skip
         self.device = found["device"]
-        before = self.report.about.get("device", self.device)
-        if self.device not in before.split(", then "):
-            found["device"] = f"{before}, then {self.device}"
-        else:
-            found["device"] = before
-        self.report.about |= {
+        self.run = {
             **found, "versions": versions(), "profile": self.options.profile,
+            "ops": self.options.op, "files": self.options.file or [],
         }  # fmt: skip
+        self.report.about.setdefault("runs", []).append(self.run)
 
     def surveyed(self) -> dict[Kernel, list[Item]]:
         """The cases by kernel; what the unchanged kernels fail is told and left out.
@@ -156,7 +155,7 @@ class _Run:
             if time.monotonic() < self.pool.until:
                 kept.write_text(json.dumps(whole))
         failing = [f"{item.verdict} {item.case}" for item in items if item.reported]
-        self.report.about |= {"cases": len(items), "not counted": failing}
+        self.run |= {"cases": len(items), "not counted": failing}
         print(f"{len(items)} cases in {time.monotonic() - start:.0f} s", flush=True)
         for line in failing:
             print(f"  not counted: {line}")

@@ -41,7 +41,8 @@ def joined(path: Path) -> dict[str, Any]:
         count[1] += 1
     alone = Counter(one["killed_by"][0] for one in seen if len(one["killed_by"]) == 1)
     return {
-        "device": str(whole.get("device", "")), "mutants": len(mutants),
+        "devices": dict(Counter(one.get("device", "") for one in ran)),
+        "mutants": len(mutants),
         "seen": len(seen), "of": len(ran),
         "statuses": dict(Counter(one["status"] for one in mutants)),
         "operators": operators,

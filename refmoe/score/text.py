@@ -114,7 +114,8 @@ def _cuda(part: Part) -> Iterator[str]:
     seen, of = part["seen"], part["of"]
     share = f", {100 * seen / of:.1f} %" if of else ""
     yield f"{seen} of {of} seen, of those that ran and are not equivalent{share}"
-    yield f"device: {part['device']}"
+    devices = (f"{count} on {name or '-'}" for name, count in part["devices"].items())
+    yield f"seen or survived: {', '.join(devices)}"
     yield ", ".join(f"{count} {status}" for status, count in part["statuses"].items())
     for title, key in (("killed by", "killed_by"), ("the only one on record", "alone")):
         order = sorted(part[key].items(), key=lambda item: -item[1])
