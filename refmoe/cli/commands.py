@@ -105,8 +105,8 @@ def chosen_ports(names: Sequence[str], load: Load) -> list[Port]:
     """The ports called `names`; without any, ours on a GPU and the peers elsewhere.
 
     Raises ValueError if one needs a GPU and there is none, ImportError if one cannot be
-    imported; default peers whose package is missing
-    are left out as long as one is there.
+    imported; default peers whose package is missing are left out as long as one is
+    there.
     """
     if names:
         found = load(names)

@@ -10,7 +10,9 @@ import pytest
 
 import refmoe.kernels
 from oracle.spec import Layer
+from refmoe.dropin import LIBRARIES
 from refmoe.kernels import catalogue, port
+from refmoe.kernels.preparations import PREPARATIONS
 from refmoe.loading import load
 from refmoe.parse import parse
 from refmoe.plan import cases, cells
@@ -32,18 +34,23 @@ def test_port_offers_its_ops_lazily() -> None:
         refmoe.kernels.rout  # noqa: B018
 
 
-def test_port_is_loaded_without_a_look_at_the_gpu() -> None:
+def test_ports_are_loaded_without_a_look_at_the_gpu() -> None:
     """Catches a load after which the processes forked from this one find no GPU."""
+    names = ["refmoe.kernels", *(f"refmoe.kernels:{name}" for name in PREPARATIONS)]
+    names += [f"refmoe.dropin:{name}" for name in LIBRARIES]
     code = """if True:
+        import sys
         import torch
         def ask(*arguments):
             raise SystemExit("loading the port asks for a GPU")
         torch.cuda.is_available = torch.cuda.device_count = ask
         torch.cuda.get_device_capability = torch.cuda._lazy_init = ask
         from refmoe.loading import load
-        assert load("refmoe.kernels").device == "cuda"
+        for name in sys.argv[1:]:
+            assert load(name).device == "cuda"
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    command = [sys.executable, "-c", code, *names]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert not done.returncode, done.stderr
 
 

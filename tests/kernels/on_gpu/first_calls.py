@@ -237,14 +237,14 @@ def main() -> None:
         try:
             found.append(timed(line, tactic, device, options.cores))
             print(found[-1], flush=True)
+            if options.json:  # As it comes: a run that is cut off has said something.
+                made = {"cores": options.cores, "calls": [asdict(one) for one in found]}
+                options.json.write_text(json.dumps(made, indent=1))
         except RuntimeError as error:
             failed.append(f"{line} {tactic}: {error}")
             print(failed[-1], flush=True)
     slowest = max(found, key=lambda first: first.cold)
     print(f"{time.perf_counter() - start:.0f} s, {len(failed)} failed; {slowest}")
-    if options.json:
-        content = {"cores": options.cores, "calls": [asdict(one) for one in found]}
-        options.json.write_text(json.dumps(content, indent=1))
     sys.exit(bool(failed))
 
 
