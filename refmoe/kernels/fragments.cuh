@@ -23,6 +23,9 @@ template <class T> struct Values {
   template <class U> static __device__ __forceinline__ uint2 words(const char* at) {
     return *reinterpret_cast<const uint2*>(at);
   }
+  static __device__ __forceinline__ float value(const void* elements, i64 i) {
+    return to_float(static_cast<const T*>(elements)[i]);
+  }
 };
 
 // Four E4M3 codes: as the fields of a bf16 a code is 2^-120 of its value. One that is not a number
@@ -47,6 +50,9 @@ template <class Element> struct Bytes {
         pair_of<U>(decode<Element>(codes & 255u), decode<Element>(codes >> 8 & 255u)),
         pair_of<U>(decode<Element>(codes >> 16 & 255u), decode<Element>(codes >> 24)));
   }
+  static __device__ __forceinline__ float value(const void* elements, i64 i) {
+    return decode<Element>(static_cast<const u8*>(elements)[i]);
+  }
 };
 
 // The lower and upper bytes of E2M1's magnitudes, as __byte_perm looks them up.
@@ -70,6 +76,9 @@ struct Nibbles {
     const u32 lower = __byte_perm(Table::kLower[0], Table::kLower[1], magnitudes);
     const u32 upper = __byte_perm(Table::kUpper[0], Table::kUpper[1], magnitudes) | signs;
     return make_uint2(__byte_perm(lower, upper, 0x5140), __byte_perm(lower, upper, 0x7362));
+  }
+  static __device__ __forceinline__ float value(const void* elements, i64 i) {
+    return decode<element::e2m1>(static_cast<const u8*>(elements)[i / 2] >> i % 2 * 4 & 15u);
   }
 };
 

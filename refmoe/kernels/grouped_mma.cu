@@ -1,28 +1,14 @@
 // The grouped GEMM of grouped_gemm.cu on tensor cores.
 #include "fragments.cuh"
-#include "tiles.cuh"
-
-// The scale of a row of one lead at k; 1 where there is no row.
-__device__ __noinline__ float scale_of_row(const Operand& from, i64 lead, i64 row, i64 k) {
-  return row < 0 ? 1.0f : factor_of(from, lead, row, k).scale;
-}
-
-// What a run adds, past fp32's range on the way.
-__device__ __noinline__ float scaled_again(const Operand& x, i64 row, const Operand& w, i64 lead,
-                                           i64 column, i64 from, i64 to) {
-  const double xs = double(scale_of_row(x, 0, row, from));
-  const double ws = double(scale_of_row(w, lead, column, from));
-  return float(run_sum(x, row, w, lead * w.rows + column, from, to) * (xs * ws));
-}
+#include "results.cuh"
 
 // (MW MT 16) x (NW NT 8) outputs a block; a warp does every MW-th 16 rows, and NT 8 columns that
 // adjoin. `Stages` runs of 64 along k in flight. With a Run, the sums of every `period` along k (0:
-// of all), a multiple of Run instructions, are multiplied by both scales and added up in fp32;
-// those that leave the range are done again in fp64. Rows of x and w are multiples of 16 bytes.
-// Rows of no expert become 0.
+// of all), a multiple of Run instructions, are multiplied by both scales and added up in fp32.
+// Rows of x and w are multiples of 16 bytes.
 // Grid: (rows / height + experts + 1) * ceil(width / columns of a block), block 32 MW NW: blocks
 // of the same rows follow each other, so that x is read from memory once.
-// Rounding: the unit's, scales and sums of runs to fp32, then grouped.cuh: bias, activation.
+// Rounding: the unit's, scales and sums of runs to fp32, then results.cuh.
 template <class U, class X, class W, Curve C, int Run, int MW, int NW, int MT, int NT,
           int Stages>
 __global__ void __launch_bounds__(32 * MW * NW, 1)
@@ -46,6 +32,7 @@ gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
   const i64 first = i64(blockIdx.x % across) * kWidth;
   if (tile.count == 0) return;
   const bool idle = tile.expert == job.experts;
+#pragma unroll 1
   for (int r = int(threadIdx.x); r < kHeight; r += kThreads)
     sources[r] = r < tile.count && !idle ? source_row(job, tile.start + r) : -1;
   __syncthreads();
@@ -54,9 +41,6 @@ gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
   const int warp = int(threadIdx.x / 32);
   const int top = warp / NW * 16, left = warp % NW * NT * 8;
   const auto row_of = [&](int m, int i) { return top + m * MW * 16 + group + i * 8; };
-  const auto own_row = [&](int n, int j) {
-    return weight_row<kGated>(first, left + n * 8 + 2 * t + j, job);
-  };
   const i64 lead = i64(tile.expert) * w.rows;
   const i64 steps = idle ? 0 : (x.depth + kSteps - 1) / kSteps;
   Copies<X, XTile, kHeight, kThreads> rows(x.elements, x.depth, [&](int r) { return sources[r]; });
@@ -71,53 +55,35 @@ gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
 
   float total[MT][NT][4] = {};
   Sum part[MT][NT][4] = {};
-  Scales<2 * MT> row_scales(x, 0, [&](int i) { return sources[row_of(i / 2, i % 2)]; });
-  Scales<2 * NT> column_scales(w, tile.expert, [&](int i) { return own_row(i / 2, i % 2); });
-  // Multiplies the sums since k = from by their scales and adds them to the total.
-  const auto promote = [&](i64 from, i64 to) {
-    float xs[2 * MT], ws[2 * NT];
-    row_scales.decode(xs);
-    column_scales.decode(ws);
-    if (to < x.depth) {
-      row_scales.load(to);
-      column_scales.load(to);
+  WarpScales<16 * MT> row_scales(
+      x, 0, [&](int r) { return sources[top + r / 16 * MW * 16 + r % 16]; });
+  WarpScales<8 * NT> column_scales(
+      w, tile.expert, [&](int c) { return weight_row<kGated>(first, left + c, job); });
+  // Multiplies the sums of the run by their scales and adds them to the total; another starts at k.
+  const auto promote = [&](i64 k) {
+    row_scales.decode();
+    column_scales.decode();
+    if (k < x.depth) {
+      row_scales.load(k);
+      column_scales.load(k);
     }
-    const auto scaled = [&](int m, int n, int i) {
-      return __fmul_rn(__fmul_rn(float(part[m][n][i]), xs[2 * m + i / 2]), ws[2 * n + i % 2]);
-    };
-    float zeros = 0.0f;  // unless a value is not finite
+    float ws[NT][2];
+#pragma unroll
+    for (int n = 0; n < NT; ++n)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) ws[n][j] = column_scales.of(n * 8 + j, 2 * t);
 #pragma unroll
     for (int m = 0; m < MT; ++m)
 #pragma unroll
-      for (int n = 0; n < NT; ++n)
+      for (int i = 0; i < 4; ++i) {
+        const float xs = row_scales.of(m * 16 + i / 2 * 8, group);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float value = scaled(m, n, i);
-          if (fabsf(value) < infinity()) total[m][n][i] = __fadd_rn(total[m][n][i], value);
-          zeros = __fmaf_rn(value, 0.0f, zeros);
+        for (int n = 0; n < NT; ++n) {
+          const float scaled = __fmul_rn(__fmul_rn(float(part[m][n][i]), xs), ws[n][i % 2]);
+          total[m][n][i] = __fadd_rn(total[m][n][i], scaled);
+          part[m][n][i] = 0;
         }
-    u64 lost = 0;
-    if (zeros != 0.0f) {
-#pragma unroll
-      for (int j = 0; j < MT * NT * 4; ++j)
-        if (!is_finite(scaled(j / (NT * 4), j / 4 % NT, j % 4))) lost |= u64(1) << j;
-    }
-#pragma unroll
-    for (int j = 0; j < MT * NT * 4; ++j) part[j / (NT * 4)][j / 4 % NT][j % 4] = 0;
-#pragma unroll 1
-    while (lost) {
-      const int at = __ffsll(lost) - 1, m = at / (NT * 4), n = at / 4 % NT, i = at % 4;
-      lost &= lost - 1;
-      const i64 row = sources[row_of(m, i / 2)], own = own_row(n, i % 2);
-      if (row < 0 || own < 0) continue;
-      const float value = scaled_again(x, row, w, tile.expert, own, from, to);
-#pragma unroll
-      for (int j = 0; j < MT * NT * 4; ++j)
-        if (j == at) {
-          float& sum = total[j / (NT * 4)][j / 4 % NT][j % 4];
-          sum = __fadd_rn(sum, value);
-        }
-    }
+      }
   };
 
   // Parts of a row's place that change with the step are below 128.
@@ -140,24 +106,17 @@ gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
     }
   };
 
-  int reading = 0, writing = Stages - 1;
-#pragma unroll 1
-  for (int s = 0; s < Stages - 1; ++s) {
-    if (s < steps) {
-      rows.fetch(memory + s * kStage);
-      columns.fetch(memory + s * kStage + kXBytes);
-    }
-    commit_copies();
-  }
   if constexpr (kScaled) {
     if (!idle) {
       row_scales.load(0);
       column_scales.load(0);
     }
   }
-  i64 from = 0, to = period ? min(x.depth, i64(period)) : x.depth;
+  constexpr i64 kNever = i64(1) << 62;
+  i64 to = period ? min(x.depth, i64(period)) : x.depth;
+  int reading = 0, writing = 0;
 #pragma unroll 1
-  for (i64 step = 0; step < steps; ++step) {
+  for (i64 step = 1 - Stages; step < steps; ++step) {
     wait_for_copies<Stages - 2>();
     __syncthreads();
     if (step + Stages - 1 < steps) {
@@ -165,19 +124,19 @@ gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
       columns.fetch(memory + writing * kStage + kXBytes);
     }
     commit_copies();
+    writing = writing + 1 < Stages ? writing + 1 : 0;
+    if (step < 0) continue;
     const char* stage = memory + reading * kStage;
-    writing = reading;
     reading = reading + 1 < Stages ? reading + 1 : 0;
     if (kScaled || MT == 1 || whole) {
 #pragma unroll 1
       for (int inner = 0; inner < kInner; inner += kRun) {
-#pragma unroll
+#pragma unroll 2
         for (int i = 0; i < kRun; ++i) multiply(stage, inner + i, true);
         if constexpr (kScaled) {
-          if (step * kSteps + (inner + kRun) * Unit<U>::kDepth >= to && from < x.depth) {
-            promote(from, to);
-            from = to;
-            to = period ? min(x.depth, to + period) : x.depth;
+          if (step * kSteps + (inner + kRun) * Unit<U>::kDepth >= to) {
+            promote(to);
+            to = to < x.depth ? min(x.depth, to + period) : kNever;
           }
         }
       }
@@ -200,23 +159,6 @@ gemm_mma(const __grid_constant__ Operand x, const __grid_constant__ Operand w,
         sums[row_of(m, i / 2)][left + n * 8 + 2 * t + i % 2] =
             kScaled ? total[m][n][i] : float(part[m][n][i]);
   __syncthreads();
-  const float xw = x.wholes ? x.wholes[0] : 1.0f;
-  const float ww = w.wholes && !idle ? w.wholes[tile.expert * w.whole_step] : 1.0f;
-  const Parameters own = own_parameters(parameters, idle ? 0 : tile.expert);
-  constexpr int kAcross = kWidth < kThreads ? kWidth : kThreads;
-  static_assert(kThreads % kAcross == 0 && kWidth % kAcross == 0);
-#pragma unroll 1
-  for (int c = int(threadIdx.x) % kAcross; c < kWidth; c += kAcross) {
-    const i64 column = first + c;
-    if (column >= job.width) break;
-    const Biases biases = idle ? Biases{} : biases_of<C>(column, tile.expert, job);
-#pragma unroll 1
-    for (int r = int(threadIdx.x) / kAcross; r < tile.count; r += kThreads / kAcross) {
-      const float* from_sums = sums[r] + (kGated ? c / 8 * 16 + c % 8 : c);
-      const float gate = __fmul_rn(__fmul_rn(from_sums[0], xw), ww);
-      const float up = kGated ? __fmul_rn(__fmul_rn(from_sums[8], xw), ww) : gate;
-      if (idle) put_float(out, (tile.start + r) * job.width + column, 0.0f, job.out_type);
-      else finish<C>(gate, up, biases, tile.start + r, column, job, own, out);
-    }
-  }
+  put_results<X, W, C, kScaled, kColumns, kThreads>(tile, first, x, w, job, parameters, period,
+                                                    out);
 }

@@ -36,9 +36,15 @@ def expand(name: str, room: Path = ROOM) -> str:
     """The text of `name` with each `#include "x.cuh"` replaced by that file, once.
 
     `#line` directives keep the compiler's messages pointing at the files themselves.
-    Raises FileNotFoundError naming the including file, ValueError for a cycle.
+    A process reads each file once. Raises FileNotFoundError naming the including file,
+    ValueError for a cycle.
     """
-    done: set[str] = set()
+    return _expanded(name, room, tuple(_replaced.items()))
+
+
+@lru_cache(maxsize=64)
+def _expanded(name: str, room: Path, replaced: tuple[tuple[str, str], ...]) -> str:
+    texts, done = dict(replaced), set[str]()
 
     def read(current: str, chain: tuple[str, ...]) -> str:
         if current in chain:
@@ -50,7 +56,7 @@ def expand(name: str, room: Path = ROOM) -> str:
         if not path.is_file():
             where = f'{chain[-1]} includes "{current}"' if chain else current
             raise FileNotFoundError(f"{where}: no such file in {room}")
-        text = _replaced.get(current) or path.read_text(encoding="utf-8")
+        text = texts.get(current) or path.read_text(encoding="utf-8")
         parts = [f'#line 1 "{current}"\n']
         start = 0
         for match in _OWN.finditer(text):
@@ -65,6 +71,7 @@ def expand(name: str, room: Path = ROOM) -> str:
     return read(name, ())
 
 
+@lru_cache(maxsize=64)
 def toolkit_headers(text: str) -> tuple[str, ...]:
     """The toolkit headers that `text` includes; ValueError for a foreign one."""
     names = tuple(dict.fromkeys(_TOOLKIT.findall(text)))
@@ -100,6 +107,7 @@ def include_folder() -> Path:
     )
 
 
+@lru_cache(maxsize=8)
 def header_digest(names: tuple[str, ...]) -> str:
     """A hash over the toolkit headers `names` and the .hpp bodies beside them."""
     digest = hashlib.sha256()

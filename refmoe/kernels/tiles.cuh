@@ -47,25 +47,29 @@ __device__ __forceinline__ i64 weight_row(i64 first, i32 c, const Job& job) {
   return column + (Gated && c / 8 % 2 == 0 ? job.gate : job.up);
 }
 
-// The scales of N rows of one matrix of an operand, those of the next run of k already on their
-// way; 1 for an operand without.
-template <int N> struct Scales {
+// The scales of `Count` rows of one matrix of an operand, a lane keeping every 32nd, those of the
+// next run of k already on their way; 1 for an operand without.
+template <int Count> struct WarpScales {
+  static constexpr int kOwn = (Count + 31) / 32;
   const char* scales;  // of the matrix; null: none
   i32 type;
   i64 columns, edge;  // of a block; where the next one starts
-  u32 block, at[N], stored[N];
+  u32 block, at[kOwn], stored[kOwn];
+  float value[kOwn];
 
   // Row source(i) of matrix `lead`; a negative one stands for row 0.
   template <class Source>
-  __device__ __forceinline__ Scales(const Operand& from, i64 lead, Source source)
+  __device__ __forceinline__ WarpScales(const Operand& from, i64 lead, Source source)
       : scales(static_cast<const char*>(from.scales)), type(from.scale_type),
         columns(from.block_columns), edge(from.block_columns), block(0) {
-    if (!scales) return;
     const i64 bytes = type <= kE4m3 ? 1 : (type == kFp32 ? 4 : 2);
-    scales += lead * from.down * from.across * bytes;
+    if (scales) scales += lead * from.down * from.across * bytes;
 #pragma unroll
-    for (int i = 0; i < N; ++i)
-      at[i] = u32(max(i64(0), source(i)) / from.block_rows * from.across);
+    for (int j = 0; j < kOwn; ++j) {
+      value[j] = 1.0f;
+      const i32 own = min(Count - 1, j * 32 + lane_of_thread());
+      if (scales) at[j] = u32(max(i64(0), source(own))) / u32(from.block_rows) * u32(from.across);
+    }
   }
 
   // Starts loading the scales at k, which rises by no more than a block from call to call.
@@ -75,28 +79,17 @@ template <int N> struct Scales {
       ++block;
       edge += columns;
     }
-    if (type <= kE4m3) load_as<u8>();
-    else if (type == kFp32) load_as<u32>();
-    else load_as<u16>();
-  }
-  template <class T> __device__ __forceinline__ void load_as() {
 #pragma unroll
-    for (int i = 0; i < N; ++i) stored[i] = reinterpret_cast<const T*>(scales)[at[i] + block];
+    for (int j = 0; j < kOwn; ++j) stored[j] = get_scale(scales, i64(at[j]) + block, type);
   }
-
-  // The type is looked up once for all. A power that is not a number becomes infinity here: what
-  // it scales is not finite either way, and done again.
-  __device__ __forceinline__ void decode(float (&value)[N]) const {
-    if (!scales) each(value, [](u32) { return 1.0f; });
-    else if (type == kE8m0)
-      each(value, [](u32 bits) { return __uint_as_float(max(bits << 23, 0x400000u)); });
-    else if (type == kE4m3) each(value, [](u32 bits) { return scale_value(bits, kE4m3); });
-    else if (type == kBf16) each(value, [](u32 bits) { return scale_value(bits, kBf16); });
-    else if (type == kFp16) each(value, [](u32 bits) { return scale_value(bits, kFp16); });
-    else each(value, [](u32 bits) { return scale_value(bits, kFp32); });
-  }
-  template <class F> __device__ __forceinline__ void each(float (&value)[N], F decoded) const {
+  // Takes in what was loaded.
+  __device__ __forceinline__ void decode() {
+    if (!scales) return;
 #pragma unroll
-    for (int i = 0; i < N; ++i) value[i] = decoded(stored[i]);
+    for (int j = 0; j < kOwn; ++j) value[j] = scale_value(stored[j], type);
+  }
+  // Of row `fixed` + `of_lane`, the lane's part, which crosses no multiple of 32; all lanes ask.
+  __device__ __forceinline__ float of(int fixed, int of_lane) const {
+    return __shfl_sync(kAllLanes, value[fixed / 32], fixed % 32 + of_lane);
   }
 };

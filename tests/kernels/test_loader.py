@@ -83,16 +83,16 @@ def test_cache_key_changes_with_everything_that_matters(
     keys = [cache.key("put.cu", ("put",), "sm_80")]
     keys.append(cache.key("put.cu", ("put",), "sm_90a"))
     keys.append(cache.key("put.cu", ("put", "put2"), "sm_80"))
-    (room / "part.cuh").write_text("#define VALUE 2.0f\n")
-    keys.append(cache.key("put.cu", ("put",), "sm_80"))
+    with source.replaced({"part.cuh": "#define VALUE 2.0f\n"}):
+        keys.append(cache.key("put.cu", ("put",), "sm_80"))
     monkeypatch.setattr(compiler, "OPTIONS", (*compiler.OPTIONS, "-ftz=true"))
     keys.append(cache.key("put.cu", ("put",), "sm_80"))
     monkeypatch.setattr(compiler, "version", lambda: (99, 0))
     keys.append(cache.key("put.cu", ("put",), "sm_80"))
-    (room / "put.cu").write_text("#include <cuda_fp16.h>\n" + KERNEL)
-    keys.append(cache.key("put.cu", ("put",), "sm_80"))
-    monkeypatch.setattr(cache, "header_digest", lambda names: "another header")
-    keys.append(cache.key("put.cu", ("put",), "sm_80"))
+    with source.replaced({"put.cu": "#include <cuda_fp16.h>\n" + KERNEL}):
+        keys.append(cache.key("put.cu", ("put",), "sm_80"))
+        monkeypatch.setattr(cache, "header_digest", lambda names: "another header")
+        keys.append(cache.key("put.cu", ("put",), "sm_80"))
     assert len(set(keys)) == len(keys)
 
 
