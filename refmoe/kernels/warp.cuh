@@ -25,7 +25,6 @@ __device__ __forceinline__ i32 prefix_over_block(i32 value, i32& total) {
   if (lane_of_thread() == 0) warps[warp] = own;
   __syncthreads();
   i32 base = 0, sum = 0;
-#pragma unroll 1
   for (int w = 0; w < count; ++w) {
     if (w == warp) base = sum;
     sum += warps[w];
