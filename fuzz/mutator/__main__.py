@@ -3,7 +3,7 @@
 `run` judges a sample, on a GPU or, with `--emulate`, without one; the same command goes
 on where it was killed. `compile` only finds out which mutants compile. `show` prints a
 report, with what is known by now of its survivors. Mutants and the order in which they
-run depend on sources and seed alone.
+run depend on sources and seed alone; a report outlives edits (selection.py).
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ import torch
 from fuzz.mutator import report as reports
 from fuzz.mutator.building import Kernel, alone
 from fuzz.mutator.cases import Item, Plan, item_of
-from fuzz.mutator.mutants import Mutant, digest, files, sample
+from fuzz.mutator.mutants import Mutant, files
 from fuzz.mutator.options import PROFILES, parsed
 from fuzz.mutator.processes import Pool, Task, Tell, in_order
 from fuzz.mutator.report import Report
+from fuzz.mutator.selection import taken_up
 from fuzz.mutator.survey import by_kernel, survey
 from fuzz.mutator.trial import RETURNS, UNSEEN, Trial, tried_all
 from refmoe.kernels import compiler, emulated
@@ -46,7 +47,6 @@ def main(words: list[str] | None = None) -> int:
     options = parsed(words, __doc__)
     torch.set_num_threads(1)
     texts = files()
-    about = {"sources": digest(texts), "seed": options.seed}
     known = reports.explanations()
     if options.do == "show":
         report = reports.read(options.json)
@@ -54,10 +54,10 @@ def main(words: list[str] | None = None) -> int:
         report.write(options.json)
         print(reports.shown(report))
         return 0
-    report = reports.resumed(options.json, about)
+    report, among = taken_up(options.json, texts, options.among, options.seed)
     chosen = [
         mutant
-        for mutant in sample(texts, options.among, options.seed)
+        for mutant in among.values()
         if (not options.file or mutant.file in options.file)
         and (not options.operator or mutant.operator in options.operator)
     ][: options.count]

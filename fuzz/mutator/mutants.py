@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -61,12 +60,6 @@ def files(room: Path = ROOM) -> dict[str, str]:
     """Every source of the kernels by name, in order."""
     paths = sorted((*room.glob("*.cu"), *room.glob("*.cuh")))
     return {path.name: path.read_text(encoding="utf-8") for path in paths}
-
-
-def digest(texts: Mapping[str, str]) -> str:
-    """A hash over all sources: mutants of one state go with no other."""
-    words = (word for item in sorted(texts.items()) for word in item)
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
 
 
 def mutants(name: str, text: str) -> Iterator[Mutant]:

@@ -76,13 +76,6 @@ def read(path: Path) -> Report:
     return Report(about, {entry["id"]: entry for entry in about.pop("mutants")})
 
 
-def resumed(path: Path, about: Mapping[str, Any]) -> Report:
-    """The report to go on with, empty if the file is missing or of other sources."""
-    kept = read(path) if path.exists() else Report({})
-    same = all(kept.about.get(name) == value for name, value in about.items())
-    return kept if same else Report(dict(about))
-
-
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """Why a mutant is no mistake (`equivalent`), or why nothing here shows that it is.
