@@ -7,11 +7,11 @@ as SGLang and FlashInfer prepare GPT-OSS and DeepSeek-V4 for Hopper;
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from oracle.spec import BlockFormat
 from refmoe.kernels import port
 from refmoe.kernels.launchers.prepare import pack
 
@@ -22,6 +22,9 @@ PREPARATIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "restacked": ({"gate_first": False}, ("naive", "mma_medium", "mma_apart", "torch")),
 }  # fmt: skip
+
+#: What the kernels support, with MXFP4 weights.
+_SUPPORTS = replace(port.supports, weights=("mxfp4",))
 
 
 def prepared(name: str) -> SimpleNamespace:
@@ -35,16 +38,7 @@ def prepared(name: str) -> SimpleNamespace:
     return SimpleNamespace(
         name=f"refmoe.kernels:{name}", device=port.device, numerics=port.numerics,
         declares=port.declares, stable=True, deterministic=True, batch_invariant=True,
-        graph_safe=port.graph_safe, on_arch=port.on_arch, supports=supports,
+        graph_safe=port.graph_safe, on_arch=port.on_arch, supports=_SUPPORTS,
         tactics=tactics, prepare=partial(pack, **how), experts=port.experts,
         moe=port.moe,
     )  # fmt: skip
-
-
-def supports(case: Any) -> bool | str:
-    """What the kernels support, with MXFP4 weights."""
-    form = case.layer.weights
-    if not isinstance(form, BlockFormat) or form.name != "mxfp4":
-        name = form if isinstance(form, str) else form.name
-        return f"weights={name}; mxfp4 alone is prepared so"
-    return port.supports.reason(case) or True

@@ -152,7 +152,7 @@ def test_preparations_take_mxfp4_alone() -> None:
     own = load("refmoe.kernels:interleaved")
     assert set(own.ops) == {"experts", "moe"}
     reason = own.unsupported(parse("moe model=mixtral-8x7b T=2 H=64 I=64 E=4 k=2"))
-    assert reason == "weights=bf16; mxfp4 alone is prepared so"
+    assert reason == "weights=bf16; there is mxfp4"
 
 
 ODD = Layer(96, 160, 3, 2, activation=Activation())

@@ -230,9 +230,11 @@ def main() -> None:
     torch.set_num_threads(1)
     device = "cpu" if options.emulate else "cuda"
     start, found, failed = time.perf_counter(), [], []
-    for line, tactic in calls():
-        left_out = tactic == "cublas" and options.emulate
-        if left_out or options.only not in f"{line} {tactic}":
+    wanted = [call for call in calls() if options.only in f"{call[0]} {call[1]}"]
+    if not wanted:
+        parser.error(f"--only {options.only!r}: no call has that in its line")
+    for line, tactic in wanted:
+        if tactic == "cublas" and options.emulate:
             continue
         try:
             found.append(timed(line, tactic, device, options.cores))
@@ -243,8 +245,11 @@ def main() -> None:
         except RuntimeError as error:
             failed.append(f"{line} {tactic}: {error}")
             print(failed[-1], flush=True)
-    slowest = max(found, key=lambda first: first.cold)
-    print(f"{time.perf_counter() - start:.0f} s, {len(failed)} failed; {slowest}")
+    late = sum(first.cold > 1.0 for first in found)
+    print(f"{len(found)} calls, {late} over 1 s, {len(failed)} failed")
+    print(f"slowest, {time.perf_counter() - start:.0f} s in all:")
+    for first in sorted(found, key=lambda first: -first.cold)[:3]:
+        print(first)
     sys.exit(bool(failed))
 
 
