@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, errors
 from hypothesis.database import ExampleDatabase
+from hypothesis.strategies import SearchStrategy
 
 from refmoe import reference
 from refmoe.campaign.closeness import Heard, distance
@@ -15,7 +17,7 @@ from refmoe.campaign.plan import Plan
 from refmoe.campaign.state import Result
 from refmoe.case import Case
 from refmoe.plan import Cell
-from refmoe.port import Port
+from refmoe.port import Port, spelt
 from refmoe.record import Record
 from refmoe.strategies import MODELS, cases
 from refmoe.verify import Verifier
@@ -68,6 +70,10 @@ class Batch:
             **({"formats": self.plan.formats} if self.plan.formats else {}),
         )
         archs = hypothesis.strategies.sampled_from(self.plan.archs or (None,))
+        strategy = hypothesis.strategies.builds(Case.but, strategy, arch=archs)
+        if alone is not None:
+            # One way of running it a case: the time goes to more cases.
+            strategy = strategy.flatmap(partial(with_a_tactic, alone))
 
         # A seed takes the database away; settings that come later give it back.
         @hypothesis.settings(
@@ -81,9 +87,9 @@ class Batch:
             suppress_health_check=[HealthCheck.too_slow],
         )
         @hypothesis.seed(seed)
-        @hypothesis.given(strategy, archs)
-        def search(case: Case, arch: str | None) -> None:
-            self._one(case.but(arch=arch))
+        @hypothesis.given(strategy)
+        def search(case: Case) -> None:
+            self._one(case)
 
         try:
             search()
@@ -132,6 +138,20 @@ class Batch:
             return None
         least = float(admissible.margin.min())
         return min(max(least, -_FARTHEST), _FARTHEST) if least == least else None
+
+
+def with_a_tactic(port: Port, case: Case) -> SearchStrategy[Case]:
+    """The case with one of the tactics that the port offers, if it offers several."""
+    try:
+        words = {spelt(tactic): None for tactic in port.tactics(case)}
+    except Exception:
+        # The verifier meets it too, and tells.
+        words = {}
+    if len(words) < 2:
+        return hypothesis.strategies.just(case)
+    return hypothesis.strategies.builds(
+        case.but, tactic=hypothesis.strategies.sampled_from([*words])
+    )
 
 
 def place(record: Record) -> Place:

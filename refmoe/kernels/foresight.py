@@ -48,10 +48,15 @@ class _Noting:
 
 
 def foreseen(op: Callable[P, R]) -> Callable[P, R]:
-    """`op`, whose kernels compile together when the first is not on disk."""
+    """`op`, whose kernels compile together when the first is not on disk.
+
+    Within a call that foresees already, it is part of that.
+    """
 
     @wraps(op)
     def call(*arguments: P.args, **keywords: P.kwargs) -> R:
+        if loader.ahead.get() is not None:
+            return op(*arguments, **keywords)
         token = loader.ahead.set(partial(compile_ahead, op, arguments, keywords))
         try:
             return op(*arguments, **keywords)

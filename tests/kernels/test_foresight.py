@@ -124,9 +124,35 @@ def test_foresight_sees_every_kernel_of_a_call(line: str, cold: Cold) -> None:
         assert cold.disk == cold.launched, tactic
 
 
-@pytest.mark.parametrize("tactic", ["torch", lambda gemm: naive(gemm)])
-def test_foresight_ends_where_it_must_not_look(tactic: Any, cold: Cold) -> None:
-    call_of(LINES[0])(tactic=tactic)
+@pytest.mark.parametrize("line", LINES)
+def test_foresight_sees_what_stands_around_a_librarys_products(
+    line: str, cold: Cold
+) -> None:
+    """Weights are decoded expert by expert: here none has a row, but one may."""
+    call = call_of(line)
+    cold.disk.clear()
+    cold.launched.clear()
+    cold.met.clear()
+    call(tactic="torch")
+    assert cold.met == []
+    assert {kernel.file for kernel in cold.disk - cold.launched} <= {"dequantize.cu"}
+
+
+def test_foresight_ends_at_a_function_of_others(cold: Cold) -> None:
+    call_of(LINES[0])(tactic=lambda gemm: naive(gemm))
+    assert cold.disk == cold.launched
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["quantize T=8 H=64 format=nvfp4", "grouped_quantize T=8 H=64 E=4 k=2 format=nvfp4",
+     "permute T=8 E=16 k=2", "combine model=gpt-oss-120b T=8 H=64 E=16 k=2"],
+    ids=lambda line: line.split()[0],
+)  # fmt: skip
+def test_foresight_sees_every_kernel_of_a_part(line: str, cold: Cold) -> None:
+    call_of(line, prepared=False)()
+    assert len(cold.launched) > 1
+    assert cold.met == []
     assert cold.disk == cold.launched
 
 

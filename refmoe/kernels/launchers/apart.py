@@ -39,13 +39,16 @@ def by_expert(gemm: Gemm, multiply: Multiply) -> torch.Tensor:
     Raises ValueError for weights that are interleaved for another kernel.
     """
     gemm.check()
-    offsets = gemm.offsets.tolist()
     x = values(gemm.x)
+    shape = (gemm.rows, gemm.w.shape[1])
+    if x.is_meta:
+        # One expert's weights launch what all of them do.
+        values(_expert(gemm.w, 0))
+        return finish(gemm, torch.empty(shape, dtype=torch.float32, device=x.device))
     if gemm.slots is not None:
         x = x[(gemm.slots // gemm.choices).clamp_min(0)]
-    shape = (gemm.rows, gemm.w.shape[1])
     sums = torch.zeros(shape, dtype=torch.float32, device=gemm.device)
-    for expert, (start, stop) in enumerate(pairwise(offsets)):
+    for expert, (start, stop) in enumerate(pairwise(gemm.offsets.tolist())):
         if start < stop:
             w = values(_expert(gemm.w, expert))[:, : x.shape[1]]
             sums[start:stop] = multiply(x[start:stop], w.contiguous())
@@ -62,12 +65,17 @@ def values(matrix: Matrix) -> torch.Tensor:
                 "grouped_gemm: weights are interleaved for another kernel; prepare "
                 "them with packing='nibbles'"
             )
-        pairs = (matrix.codes & 15, matrix.codes >> 4)
-        codes = torch.stack(pairs, -1).flatten(-2)
+        pairs = matrix.codes
+        codes = computed(
+            lambda: torch.stack((pairs & 15, pairs >> 4), -1).flatten(-2), pairs,
+            matrix.shape, pairs.dtype,
+        )  # fmt: skip
         matrix = Blocks(codes, matrix.scales, matrix.format, matrix.global_scale)
-    columns = matrix.format.block[1]
-    if matrix.format.element == "int8" and matrix.format.block[0] == 1 and not columns:
-        return matrix.codes.double() * matrix.scales.double()
+    codes, scales, format = matrix.codes, matrix.scales, matrix.format
+    if format.element == "int8" and format.block == (1, 0):
+        return computed(
+            lambda: codes.double() * scales.double(), codes, codes.shape, torch.float64
+        )
     return dequantize(matrix)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from refmoe.kernels.foresight import foreseen
 from refmoe.kernels.launch import Kernel, aligned, blocks_for, check
 from refmoe.kernels.launchers.formats import TYPES
 from refmoe.kernels.launchers.permute import inverse_of
@@ -16,6 +17,7 @@ _JOINING = np.dtype(
 )
 
 
+@foreseen
 def combine(
     down: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from oracle.blocks import preset
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
+from refmoe.kernels.foresight import foreseen
 from refmoe.kernels.launch import Kernel, aligned, check
 from refmoe.kernels.launchers.formats import (
     ROUNDINGS,
@@ -34,6 +35,7 @@ _FILE = "grouped.cu"
 _THREADS = 128
 
 
+@foreseen
 def grouped_quantize(
     x: torch.Tensor,
     offsets: torch.Tensor,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from oracle.spec import Layer
+from refmoe.kernels.foresight import foreseen
 from refmoe.kernels.launch import Kernel, aligned, blocks_for, check
 from refmoe.kernels.launchers.formats import TYPES
 
@@ -110,6 +111,7 @@ def sort_slots(
     return made
 
 
+@foreseen
 def permute(
     ids: torch.Tensor, layer: Layer, *, local: tuple[int, int] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:

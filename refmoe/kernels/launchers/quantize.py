@@ -12,6 +12,7 @@ from oracle.blocks import preset
 from oracle.params import Blocks
 from oracle.spec import BlockFormat
 from refmoe.kernels.arguments import Argument
+from refmoe.kernels.foresight import foreseen
 from refmoe.kernels.launch import Kernel, aligned, blocks_for, check
 from refmoe.kernels.launchers.formats import (
     ROUNDINGS,
@@ -102,6 +103,7 @@ def plan(
     )
 
 
+@foreseen
 def quantize(
     x: torch.Tensor,
     format: BlockFormat | str,

@@ -2,8 +2,8 @@
 
     python3 tests/kernels/on_gpu/cases_per_second.py --json FILE [-n 8 16]
 
-First a campaign that compiles; then one for each number of processes, with workers and
-without, from its first case on. Beside it: cores and GPU in use, what was told, how
+First a campaign that compiles what the others launch; then the same draws for each
+number of processes, with workers and without, from its first case on. Beside it: cores and GPU in use, what was told, how
 long a stream is held back, and, with --profile, where one process spends its time.
 """
 
@@ -188,7 +188,7 @@ def main(arguments: list[str]) -> int:
         if given.json:
             given.json.write_text(json.dumps(found, indent=1) + "\n")
 
-    ran(max(given.n), given.warm, 1, "--in-process")
+    ran(max(given.n), given.warm, 2, "--in-process")
     for count in given.n:
         ran(count, given.seconds, 2, "--in-process")
         ran(count, given.seconds, 2)
