@@ -3,8 +3,9 @@
     python3 tests/kernels/on_gpu/cases_per_second.py --json FILE [-n 8 16]
 
 First a campaign that compiles what the others launch; then the same draws for each
-number of processes, with workers and without, from its first case on. Beside it: cores and GPU in use, what was told, how
-long a stream is held back, and, with --profile, where one process spends its time.
+number of processes, with workers and without, from its first case on. Beside it: cores
+and GPU in use, what was told, how long a stream is held back, and, with --profile,
+where one process spends its time.
 """
 
 from __future__ import annotations
