@@ -113,6 +113,9 @@ def _also(case: Any) -> bool | str:
         form = format if isinstance(format, BlockFormat) else preset(format)
         if form.block[0] != 1:
             return f"blocks of {form.name} span rows {form.block}"
+    if case.op in ("experts", "moe") and case.layer.weight_on != "output":
+        if case.layer.routing.zero_experts:
+            return f"identity experts with the weight on the {case.layer.weight_on}"
     return True
 
 

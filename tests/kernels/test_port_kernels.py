@@ -34,6 +34,15 @@ def test_port_offers_its_ops_lazily() -> None:
         refmoe.kernels.rout  # noqa: B018
 
 
+def test_port_says_beforehand_what_its_launchers_refuse() -> None:
+    line = "experts T=2 H=32 I=32 E=2 k=1 routing.zero_experts=4"
+    loaded = load("refmoe.kernels")
+    assert loaded.unsupported(parse(line)) is None
+    for place in ("input", "intermediate"):
+        reason = loaded.unsupported(parse(f"{line} weight_on={place}"))
+        assert reason == f"identity experts with the weight on the {place}"
+
+
 def test_ports_are_loaded_without_a_look_at_the_gpu() -> None:
     """Catches a load after which the processes forked from this one find no GPU."""
     names = ["refmoe.kernels", *(f"refmoe.kernels:{name}" for name in PREPARATIONS)]
