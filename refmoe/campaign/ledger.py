@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from refmoe.campaign.batch import Place
 from refmoe.campaign.state import Found
 from refmoe.campaign.totals import cause_of
 
@@ -118,11 +119,14 @@ def updated(
     entries: Iterable[Entry],
     findings: Iterable[tuple[Found, Mapping[int, int]]],
     campaign: str,
+    grown: Collection[tuple[int, Place]] = (),
 ) -> list[Entry]:
     """The ledger with a campaign's findings, each with the number of its failures.
 
-    The same findings once more change nothing. One that was fixed and fails in more
-    cases than the campaign had counted is "returned".
+    The same findings once more change nothing. One that was fixed is "returned" if it
+    fails in more cases than the campaign had counted, or failed in this run: `grown`
+    are the streams and places with new failures. No count shrinks where a campaign is
+    begun anew.
     """
     ledger = {entry.key: entry for entry in entries}
     for found, failures in findings:
@@ -131,10 +135,13 @@ def updated(
             *key, kind=found.kind, case=found.case, first_seen=found.first_seen,
             since=date.today().isoformat(),
         )  # fmt: skip
-        counts = {f"{campaign}.{stream}": n for stream, n in failures.items()}
-        more = any(n > old.streams.get(name, 0) for name, n in counts.items())
-        status = "returned" if old.status == "fixed" and more else old.status
-        ledger[key] = replace(old, status=status, streams={**old.streams, **counts})
+        streams, back = dict(old.streams), False
+        for stream, count in failures.items():
+            name = f"{campaign}.{stream}"
+            back |= count > streams.get(name, 0) or (stream, found.place) in grown
+            streams[name] = max(count, streams.get(name, 0))
+        status = "returned" if old.status == "fixed" and back else old.status
+        ledger[key] = replace(old, status=status, streams=streams)
     return list(ledger.values())
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from refmoe.campaign.batch import Place
 from refmoe.campaign.hold import held
 from refmoe.campaign.plan import claim
 from refmoe.campaign.processes import context
@@ -39,6 +41,8 @@ class Done:
     #: Cases that this run checked, and its seconds.
     cases: int
     seconds: float
+    #: The streams and places at which it met failures.
+    failed: frozenset[tuple[int, Place]] = frozenset()
     #: What went wrong with its processes.
     ended: tuple[str, ...] = ()
     #: Whether it was told to stop.
@@ -77,6 +81,7 @@ def _run(job: Job, watch: Watch) -> Done:
 
     look()
     before, start = found.checked, time.monotonic()
+    failures = Counter(found.failures)
 
     def asked() -> None:
         stop.set()
@@ -103,4 +108,5 @@ def _run(job: Job, watch: Watch) -> Done:
         if process.exitcode
     )
     seconds = time.monotonic() - start
-    return Done(found, found.checked - before, seconds, ended, stop.is_set())
+    failed = frozenset(found.failures - failures)
+    return Done(found, found.checked - before, seconds, failed, ended, stop.is_set())

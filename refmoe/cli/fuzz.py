@@ -122,7 +122,7 @@ def fuzz(
     with usage():
         with progress(console, limits.cases, quiet) as watch:
             done = run.campaign(job, watch)
-        status = told(console, done.totals, plan.name, book)
+        status = told(console, done.totals, plan.name, book, done.failed)
         lines.add(place, (one.case for one, _ in done.totals.findings))
     told_of_run(console, done, limits.cases)
     if done.interrupted and status != 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from refmoe.campaign.batch import Place
     from refmoe.campaign.run import Done
     from refmoe.campaign.totals import Totals
 
 
-def told(console: Console, found: Totals, campaign: str, path: Path) -> int:
+def told(
+    console: Console, found: Totals, campaign: str, path: Path,
+    failed: Collection[tuple[int, Place]] = (),
+) -> int:  # fmt: skip
     """Say what the totals and the ledger hold, and write that; returns the status.
 
+    `failed` are the streams and places at which this run met failures.
     Raises ValueError or OSError where the ledger cannot be read or written.
     """
     from refmoe.campaign import ledger
 
     old = ledger.read(path)
-    entries = ledger.updated(old, found.findings, campaign)
+    entries = ledger.updated(old, found.findings, campaign, failed)
     say(console, f"{found.cases} cases, {found.replayed} of the corpus")
     for port, kinds in found.kinds.items():
         tally = "  ".join(f"{kind} {count}" for kind, count in kinds.most_common())

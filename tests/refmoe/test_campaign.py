@@ -173,6 +173,22 @@ def test_campaign_stops_at_a_signal_and_is_resumed_by_the_same_command(
     assert "FIXED, AND BACK: WRONG activate" in done.stdout
 
 
+def test_campaign_begun_anew_tells_what_is_back(tmp_path: Path) -> None:
+    """Catches a ledger that takes a new state's first failure for a counted one."""
+    book = str(tmp_path / "ledger.toml")
+    command = fuzz(tmp_path / "a", "--cases", "60", "--ledger", book)
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 1
+    text = Path(book).read_text()
+    Path(book).write_text(text.replace('"new"', '"fixed"'))
+    command = fuzz(tmp_path / "b", "--cases", "60", "--ledger", book)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "FIXED, AND BACK: WRONG activate" in done.stdout
+    assert done.returncode == 1
+    assert [line for line in text.splitlines() if line.startswith("count")] == [
+        line for line in Path(book).read_text().splitlines() if line.startswith("count")
+    ]
+
+
 def test_campaign_shares_examples_between_streams(tmp_path: Path) -> None:
     """Another process, with another seed, begins with what the first one found.
 

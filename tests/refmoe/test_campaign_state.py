@@ -154,6 +154,20 @@ def test_ledger_statuses_of_the_author(tmp_path: Path) -> None:
         assert (back.status, back.fails) == ("returned", True)
 
 
+def test_ledger_outlives_the_state_of_its_campaign() -> None:
+    """Catches a returned mistake that hides below the count of a state that is gone."""
+    (entry,) = ledger.updated([], counted(5, 2), "one")
+    fixed = [replace(entry, status="fixed")]
+    again = counted(1, 2)
+    (same,) = ledger.updated(fixed, again, "one")
+    assert (same.status, dict(same.streams)) == ("fixed", {"one.0": 5, "one.1": 2})
+    for stream in (0, 1):
+        (back,) = ledger.updated(fixed, again, "one", {(stream, found().place)})
+        assert (back.status, back.count) == ("returned", 7)
+    elsewhere = {(0, ("mine", "moe", "out")), (2, found().place)}
+    assert ledger.updated(fixed, again, "one", elsewhere) == [same]
+
+
 @pytest.mark.parametrize(
     "old, new, words",
     [
