@@ -172,8 +172,15 @@ def checked(
         verifier.runner.announce(port, case)
     try:
         verifier.problem(case)
+        return _judged(ports, case, verifier)
     except ValueError as error:
+        # The definition may also turn it down on the way.
         return [], {port.name: Result(UNBUILT, str(error)) for port in ports}
+
+
+def _judged(
+    ports: Sequence[Port], case: Case, verifier: Verifier
+) -> tuple[list[Record], dict[str, Result]]:
     cell = Cell(case.op, case.model or case.format or "-", case.regime, "fuzz")
     heard = verifier.runner
     records, results = [], {}

@@ -25,6 +25,7 @@ from refmoe.gallery.plain import Plain
 from refmoe.loading import load, port_of
 from refmoe.port import Port
 from refmoe.protocol import OPS
+from refmoe.record import Record
 from refmoe.verify import Verifier
 from refmoe.worker.runner import InProcess
 
@@ -266,6 +267,24 @@ def test_campaign_goes_on_after_a_case_that_cannot_be_built() -> None:
     assert records == []
     assert results["plain"].kind == UNBUILT
     assert "top_k=4" in results["plain"].stage
+
+
+def test_campaign_goes_on_after_a_case_that_the_oracle_turns_down_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a stream that ends there, and again whenever it is resumed."""
+    own = Verifier.check
+
+    def check(self: Verifier, port: Port, case: Case, *more: object) -> Record:
+        if case.seed % 2:
+            raise ValueError("x has a NaN")
+        return own(self, port, case, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Verifier, "check", check)
+    lines = lines_of(tmp_path, [port_of(Plain(), "plain")], 20, ops=("route",))
+    kinds = [line.results["plain"].kind for line in lines if isinstance(line, Checked)]
+    assert len(kinds) == 20
+    assert {UNBUILT, "BIT_EQUAL"} <= set(kinds)
 
 
 @pytest.mark.parametrize(
