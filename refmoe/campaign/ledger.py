@@ -119,14 +119,13 @@ def updated(
     entries: Iterable[Entry],
     findings: Iterable[tuple[Found, Mapping[int, int]]],
     campaign: str,
-    grown: Collection[tuple[int, Place]] = (),
+    failed: Collection[tuple[int, Place]] = (),
 ) -> list[Entry]:
     """The ledger with a campaign's findings, each with the number of its failures.
 
     The same findings once more change nothing. One that was fixed is "returned" if it
-    fails in more cases than the campaign had counted, or failed in this run: `grown`
-    are the streams and places with new failures. No count shrinks where a campaign is
-    begun anew.
+    fails in more cases than the campaign had counted, or failed in this run, at the
+    streams and places `failed`. No count shrinks where a campaign is begun anew.
     """
     ledger = {entry.key: entry for entry in entries}
     for found, failures in findings:
@@ -138,7 +137,7 @@ def updated(
         streams, back = dict(old.streams), False
         for stream, count in failures.items():
             name = f"{campaign}.{stream}"
-            back |= count > streams.get(name, 0) or (stream, found.place) in grown
+            back |= count > streams.get(name, 0) or (stream, found.place) in failed
             streams[name] = max(count, streams.get(name, 0))
         status = "returned" if old.status == "fixed" and back else old.status
         ledger[key] = replace(old, status=status, streams=streams)

@@ -22,8 +22,7 @@ from refmoe.kernels import cache, launch, loader
 from refmoe.kernels.arguments import Argument
 from refmoe.kernels.launchers.formats import VECTOR
 
-#: Threads that compile at once: more of one process hold each other up, measured on 16
-#: cores.
+#: Threads that compile at once, at most: the machine is not the call's alone.
 _SIDE_BY_SIDE = 8
 P = ParamSpec("P")
 R = TypeVar("R")

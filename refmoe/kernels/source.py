@@ -43,8 +43,8 @@ def expand(name: str, room: Path = ROOM) -> str:
 
 
 @lru_cache(maxsize=64)
-def _expanded(name: str, room: Path, replaced: tuple[tuple[str, str], ...]) -> str:
-    texts, done = dict(replaced), set[str]()
+def _expanded(name: str, room: Path, stand_ins: tuple[tuple[str, str], ...]) -> str:
+    texts, done = dict(stand_ins), set[str]()
 
     def read(current: str, chain: tuple[str, ...]) -> str:
         if current in chain:

@@ -6,17 +6,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from refmoe.kernels import cache, foresight, launch, loader, port
 from refmoe.kernels.compiler import CompileError
-from refmoe.kernels.launch import Kernel
 from refmoe.kernels.launchers.activate import activate
 from refmoe.kernels.launchers.gemm import Gemm, naive
 from refmoe.kernels.launchers.quantize import quantize
@@ -24,8 +22,8 @@ from refmoe.kernels.source import ROOM
 from refmoe.parse import parse
 from refmoe.problem import build
 from refmoe.protocol import OPS
+from tests.kernels.cold import TARGET, Cold
 
-TARGET = "sm_90a"
 MODELS = (
     "gpt-oss-120b", "deepseek-v3", "deepseek-v4-flash", "mixtral-8x7b",
     "qwen2-moe-a2.7b", "llama-4-scout",
@@ -46,49 +44,6 @@ LINES = (
     *(f"moe {SIZES} weights={w} activations={a} requantize={a}" for w, a in FORMATS),
     f"experts model=deepseek-v3 {SIZES}",
 )
-
-Call = Callable[[], object]
-
-
-class Cold:
-    """A GPU whose disk cache starts empty: kernels are loaded, and compute nothing."""
-
-    kind = "cpu"
-
-    def __init__(self) -> None:
-        self.disk: set[Kernel] = set()
-        self.launched: set[Kernel] = set()
-        #: What the calling thread compiled itself, and what cannot be compiled.
-        self.met: list[Kernel] = []
-        self.broken: set[Kernel] = set()
-
-    def target(self, device: torch.device) -> str:
-        return TARGET
-
-    def run(
-        self, kernel: Kernel, grid: object, block: object, arguments: Any, *rest: object
-    ) -> None:
-        self.launched.add(kernel)
-        loader._image(kernel.file, kernel.expression, TARGET)
-        for argument in arguments:
-            if isinstance(argument, torch.Tensor) and argument.dtype == torch.int32:
-                argument.zero_()  # Rows and ids that PyTorch may use.
-
-    def find(self, file: str, expressions: tuple[str, ...], target: str) -> Any:
-        assert target == TARGET
-        kernels = {Kernel(file, expression) for expression in expressions}
-        return ("path", "image") if kernels <= self.disk else None
-
-    def fetch(self, file: str, expressions: tuple[str, ...], target: str) -> Any:
-        found = self.find(file, expressions, target)
-        (kernel,) = (Kernel(file, expression) for expression in expressions)
-        if found is None and kernel in self.broken:
-            raise CompileError(f"{kernel.expression} does not compile")
-        if found is None:
-            self.disk.add(kernel)
-            if threading.current_thread() is threading.main_thread():
-                self.met.append(kernel)
-        return found
 
 
 @pytest.fixture
@@ -116,9 +71,7 @@ def test_foresight_sees_every_kernel_of_a_call(line: str, cold: Cold) -> None:
     """Catches what data, devices or addresses decide: it would compile by itself."""
     call, case = call_of(line), parse(line)
     for tactic in (*TACTICS, *(FORMS if case.op == "moe" else ())):
-        cold.disk.clear()
-        cold.launched.clear()
-        cold.met.clear()
+        cold.forget()
         call(tactic=tactic)
         assert cold.met == [], tactic
         assert cold.disk == cold.launched, tactic
@@ -130,9 +83,7 @@ def test_foresight_sees_what_stands_around_a_librarys_products(
 ) -> None:
     """Weights are decoded expert by expert: here none has a row, but one may."""
     call = call_of(line)
-    cold.disk.clear()
-    cold.launched.clear()
-    cold.met.clear()
+    cold.forget()
     call(tactic="torch")
     assert cold.met == []
     assert {kernel.file for kernel in cold.disk - cold.launched} <= {"dequantize.cu"}

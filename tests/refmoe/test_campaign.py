@@ -9,12 +9,9 @@ import pytest
 from refmoe.campaign import batch
 from refmoe.campaign.batch import UNBUILT, checked
 from refmoe.campaign.closeness import Heard
-from refmoe.campaign.plan import Limits, Plan
-from refmoe.campaign.state import CORPUS, Checked, Found, Line, path_of, read
-from refmoe.campaign.stream import Job, run
+from refmoe.campaign.state import CORPUS, Found, path_of
 from refmoe.campaign.totals import Totals
 from refmoe.case import Case
-from refmoe.cli.hosting import Hosting
 from refmoe.gallery import entries
 from refmoe.gallery.plain import Plain
 from refmoe.loading import load, port_of
@@ -23,35 +20,10 @@ from refmoe.protocol import OPS
 from refmoe.record import Record
 from refmoe.verify import Verifier
 from refmoe.worker.runner import InProcess
+from tests.refmoe.streams import MISTAKE, cases_of, checked_of, failures, lines_of
 
-ROOT = Path(__file__).resolve().parents[2]
-MISTAKE = "refmoe.gallery.mistakes:no_clamp"
 SHOWS = "activate T=2 I=8 E=3 k=1 regime=randn activation.limit=0.5 seed=3"
 RIGHT = "activate T=2 I=8 E=3 k=1 regime=randn seed=3"
-
-
-def lines_of(
-    folder: Path, ports: list[Port], cases: int, **given: object
-) -> list[Line]:
-    """The lines of one stream, drawn in this process."""
-    named = {key: given.pop(key) for key in ("corpus", "database") if key in given}
-    plan = Plan(tuple(p.name for p in ports), workers=1, elements=1 << 10, **given)  # type: ignore[arg-type]
-    folder.mkdir(parents=True, exist_ok=True)
-    job = Job(plan, 0, folder, Hosting(True), Limits(cases), **named)  # type: ignore[arg-type]
-    run(job, ports, InProcess(), lambda: False)
-    return read(path_of(folder, 0))
-
-
-def cases_of(lines: list[Line]) -> list[str]:
-    return [line.case for line in lines if isinstance(line, Checked)]
-
-
-def failures(lines: list[Line]) -> list[str]:
-    return [
-        line.case
-        for line in lines
-        if isinstance(line, Checked) and line.results[MISTAKE].kind == "WRONG"
-    ]
 
 
 def test_campaign_shares_examples_between_streams(tmp_path: Path) -> None:
@@ -146,6 +118,6 @@ def test_campaign_goes_on_after_a_case_that_the_oracle_turns_down_on_the_way(
 
     monkeypatch.setattr(Verifier, "check", check)
     lines = lines_of(tmp_path, [port_of(Plain(), "plain")], 20, ops=("route",))
-    kinds = [line.results["plain"].kind for line in lines if isinstance(line, Checked)]
+    kinds = [line.results["plain"].kind for line in checked_of(lines)]
     assert len(kinds) == 20
     assert {UNBUILT, "BIT_EQUAL"} <= set(kinds)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from refmoe.campaign.state import Checked, path_of, read
+from refmoe.campaign.state import path_of, read
 from refmoe.gallery.plain import Plain
 from refmoe.kernels import emulated, launch
 from refmoe.kernels.emulator import UNITS
@@ -18,8 +18,8 @@ from refmoe.loading import port_of
 from refmoe.parse import parse
 from refmoe.verdict import Kind
 from refmoe.verify import Verifier
+from tests.refmoe.streams import ROOT, cases_of
 
-ROOT = Path(__file__).resolve().parents[2]
 PORT = """
 from contextlib import contextmanager
 from refmoe.gallery.plain import Plain
@@ -48,11 +48,8 @@ def test_fuzz_runs_what_is_emulated_and_names_the_rest(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "sm_89: emulated accumulators stand in for its matrix units" in done.stdout
     assert "sm_90a never ran: nothing here executes its code" in done.stdout
-    drawn = [
-        parse(line.case).arch
-        for line in read(path_of(tmp_path / "state", 0))
-        if isinstance(line, Checked)
-    ]
+    lines = read(path_of(tmp_path / "state", 0))
+    drawn = [parse(case).arch for case in cases_of(lines)]
     assert (tmp_path / "entered.txt").read_text().split() == drawn
     assert set(drawn) == {"sm_80", "sm_89"}
 

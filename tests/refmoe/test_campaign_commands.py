@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from refmoe.campaign.state import Checked, Line, path_of, read
+from refmoe.campaign.state import path_of, read
 from refmoe.campaign.totals import Totals
+from tests.refmoe.streams import MISTAKE, ROOT, cases_of, checked_of, failures
 
-ROOT = Path(__file__).resolve().parents[2]
-MISTAKE = "refmoe.gallery.mistakes:no_clamp"
 KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -84,24 +83,12 @@ def test_campaign_killed_anywhere_gives_the_totals_of_an_unbroken_one(
         assert cases_of(lines) == cases_of(whole)
 
 
-def cases_of(lines: list[Line]) -> list[str]:
-    return [line.case for line in lines if isinstance(line, Checked)]
-
-
 def fuzz(folder: Path, *options: str) -> list[str]:
     return [
         sys.executable, "-m", "refmoe", "fuzz", MISTAKE, "--op", "activate",
         "--state", str(folder), "--in-process", "--quiet", "--elements", "1024",
         "--study", "5", "-n", "1", *options,
     ]  # fmt: skip
-
-
-def failures(lines: list[Line]) -> list[str]:
-    return [
-        line.case
-        for line in lines
-        if isinstance(line, Checked) and line.results[MISTAKE].kind == "WRONG"
-    ]
 
 
 def waited(folder: Path, count: int) -> None:
@@ -136,7 +123,7 @@ def test_campaign_stops_at_a_signal_and_is_resumed_by_the_same_command(
         fuzz(tmp_path, "--cases", str(asked)), cwd=ROOT, capture_output=True, text=True
     )
     lines = read(path_of(tmp_path, 0))
-    drawn = [line for line in lines if isinstance(line, Checked) and line.batch >= 0]
+    drawn = [line for line in checked_of(lines) if line.batch >= 0]
     assert len(drawn) == asked
     assert len({(line.batch, line.number) for line in drawn}) == asked
     assert done.returncode == 1

@@ -18,12 +18,13 @@ from refmoe.campaign import corpus, ledger, plan, state
 from refmoe.campaign.archs import scouted
 from refmoe.campaign.database import Section, check
 from refmoe.campaign.plan import Limits, Plan
-from refmoe.campaign.state import Checked, Ended, Stream, path_of, read
+from refmoe.campaign.state import Ended, Stream, path_of, read
 from refmoe.campaign.stream import Job, run
 from refmoe.cli.hosting import Hosting
 from refmoe.gallery.plain import Plain
 from refmoe.loading import port_of
 from refmoe.worker.runner import InProcess
+from tests.refmoe.streams import checked_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
@@ -144,7 +145,7 @@ def test_campaign_has_its_state_alone_and_tells_its_speed(tmp_path: Path) -> Non
     assert f"worked on by process {first.pid}; wait for its end" in second.stderr
     first.send_signal(signal.SIGINT)
     told, asides = first.communicate()
-    count = sum(isinstance(line, Checked) for line in read(path))
+    count = len(checked_of(read(path)))
     assert first.returncode == 130
     assert "stopping after the present cases" in asides
     assert f"{count} cases, 0 of the corpus" in told

@@ -14,9 +14,7 @@ import pytest
 from refmoe.campaign.database import opened
 from refmoe.campaign.run import totals
 from refmoe.campaign.state import Checked, path_of, read
-
-ROOT = Path(__file__).resolve().parents[2]
-MISTAKE = "refmoe.gallery.mistakes:no_clamp"
+from tests.refmoe.streams import MISTAKE, ROOT, checked_of, failures
 
 
 @pytest.fixture
@@ -52,12 +50,7 @@ def fuzz(folder: Path, database: str, shard: int, cases: int) -> list[Checked]:
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr
-    lines = read(path_of(folder, shard))
-    return [line for line in lines if isinstance(line, Checked)]
-
-
-def failing(lines: list[Checked]) -> set[str]:
-    return {line.case for line in lines if line.results[MISTAKE].kind == "WRONG"}
+    return checked_of(read(path_of(folder, shard)))
 
 
 def test_campaign_shares_examples_through_a_redis_server(
@@ -67,8 +60,8 @@ def test_campaign_shares_examples_through_a_redis_server(
     states = [tmp_path / name for name in ("a", "b")]
     first = fuzz(states[0], server, 0, 80)
     second = fuzz(states[1], server, 1, 80)
-    assert failing(first)
-    assert second[0].case in failing(first)
+    assert failures(first)
+    assert second[0].case in failures(first)
     command = [sys.executable, "-m", "refmoe", "fuzz-merge", str(tmp_path / "all")]
     done = subprocess.run([*command, *map(str, states)], cwd=ROOT, check=False)
     assert done.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from refmoe.case import Case
 from refmoe.gallery import entries
 from refmoe.loading import port_of
 from refmoe.parse import parse
@@ -22,6 +23,15 @@ def found(port: Port, seconds: float = 60.0) -> list[Finding]:
     verifier = Verifier()
     records = [verifier.check(port, parse(line)) for line in CASES]
     return findings(studied(records, [port], verifier, seconds=seconds))
+
+
+def smallest_of(port: Port, line: str, seconds: float = 60.0) -> Case:
+    """The smaller case that a study of one failure ends at."""
+    verifier = Verifier()
+    record = verifier.check(port, parse(line))
+    (record,) = studied([record], [port], verifier, seconds=seconds)
+    assert record.study is not None
+    return parse(record.study.smallest.case)
 
 
 def gallery(name: str) -> Port:
@@ -65,23 +75,17 @@ def test_study_passes_over_smaller_cases_that_cannot_be_built() -> None:
             out = plain.experts(x, ids, weights, params, layer)
             return out * 3 + 1.0 if layer.intermediate == TILE else out
 
-    port, verifier = port_of(Padded(), "padded"), Verifier()
+    port = port_of(Padded(), "padded")
     line = "experts T=2 H=8 I=6 E=3 k=1 regime=randn shard=1/3 seed=3"
-    record = verifier.check(port, parse(line))
-    (record,) = studied([record], [port], verifier, seconds=60.0)
-    assert record.study is not None
-    smallest = parse(record.study.smallest.case)
+    smallest = smallest_of(port, line)
     assert (smallest.T, smallest.shard) == (1, "1/3")
 
 
 def test_study_never_cuts_a_block_in_making_a_case_smaller() -> None:
     """Catches a study that ends a run: H=2 is no whole block of MXFP4."""
     line = "experts model=gpt-oss-120b T=2 H=64 I=32 E=2 k=1 regime=randn seed=0"
-    port, verifier = gallery("no_clamp"), Verifier()
-    record = verifier.check(port, parse(line))
-    (record,) = studied([record], [port], verifier, seconds=60.0)
-    assert record.study is not None
-    smallest = parse(record.study.smallest.case)
+    port = gallery("no_clamp")
+    smallest = smallest_of(port, line)
     assert (smallest.T, smallest.H, smallest.I) == (1, 32, 32)
 
 
@@ -89,12 +93,9 @@ def test_study_keeps_the_model_of_a_port_that_has_no_other() -> None:
     """Catches a smaller case that is wrong since its layer is no longer the model's."""
     plain = gallery("no_renormalisation").ops["route"]
     named = {"route": plain, "device": "cpu", "supports": {"models": ("mixtral-8x7b",)}}
-    port, verifier = port_of(named, "mine"), Verifier()
+    port = port_of(named, "mine")
     line = "route model=mixtral-8x7b T=3 E=8 k=2 regime=saturated seed=0"
-    record = verifier.check(port, parse(line))
-    (record,) = studied([record], [port], verifier, seconds=20.0)
-    assert record.study is not None
-    smallest = parse(record.study.smallest.case)
+    smallest = smallest_of(port, line, seconds=20.0)
     assert (smallest.T, smallest.model) == (1, "mixtral-8x7b")
 
 
